@@ -1,0 +1,71 @@
+package flow
+
+import "time"
+
+// Record is what is kept of one connection, DNS refusal or rejection: exactly
+// one for each. The field order is the order in which JSON lines show them.
+type Record struct {
+	Time       time.Time     `json:"time"` // the start
+	Sandbox    string        `json:"sandbox"`
+	Verdict    Verdict       `json:"verdict"`
+	Engine     Engine        `json:"engine"`
+	Policy     string        `json:"policy"`
+	Reason     Reason        `json:"reason"`
+	Detail     string        `json:"detail,omitempty"` // for a person
+	Hint       string        `json:"hint,omitempty"`
+	Generation uint64        `json:"generation"`
+	Mode       Mode          `json:"mode"`
+	Binary     string        `json:"binary"` // raw bytes here; escaped by the writer
+	PID        uint32        `json:"pid"`
+	UID        uint32        `json:"uid"`
+	Ancestors  []string      `json:"ancestors"` // paths, nearest first
+	Host       string        `json:"host"`
+	Port       uint16        `json:"port"`
+	Address    string        `json:"address"`        // the address that was dialled, or asked for
+	Sent       int64         `json:"bytes_sent"`     // sandbox to upstream
+	Received   int64         `json:"bytes_received"` // upstream to sandbox
+	Duration   time.Duration `json:"-"`              // written as duration_ms
+	ExecID     string        `json:"exec_id"`
+	Taints     []string      `json:"taints"`
+	// Count is how many alike this record stands for, where a hook samples.
+	Count uint64 `json:"count,omitempty"`
+}
+
+// SetIdentity fills the fields that say which program it was. A nil identity
+// leaves them empty.
+func (r *Record) SetIdentity(id *Identity) {
+	if id == nil {
+		return
+	}
+	r.Binary = id.Path
+	r.PID = id.Exec.TGID
+	r.UID = id.UID
+	r.ExecID = id.Exec.String()
+	r.Taints = id.Taints.Names()
+	r.Ancestors = make([]string, len(id.Ancestors))
+	for i, a := range id.Ancestors {
+		r.Ancestors[i] = a.Path
+	}
+}
+
+// SetTarget fills the fields that say where to.
+func (r *Record) SetTarget(t Target) {
+	r.Host, r.Port = t.Host, t.Port
+	if t.Addr.IsValid() {
+		r.Address = t.Addr.String()
+	}
+}
+
+// SetDecision fills the fields that say what was decided, and by what.
+func (r *Record) SetDecision(d *Decision) {
+	r.Verdict, r.Engine, r.Policy = d.Verdict, d.Engine, d.Policy
+	r.Reason, r.Hint, r.Generation = d.Reason, d.Hint, d.Generation
+}
+
+// SetDenial turns the record into the denial of a later step.
+func (r *Record) SetDenial(d *Denial) {
+	r.Verdict, r.Engine, r.Reason, r.Detail = Deny, d.Engine, d.Reason, d.Detail
+	if d.Addr.IsValid() {
+		r.Address = d.Addr.Addr().String()
+	}
+}
