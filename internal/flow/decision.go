@@ -71,6 +71,7 @@ const (
 	ReasonPrivateAddress      Reason = "private_address"     // special-purpose, not in allowed_ips
 	ReasonPortRefused         Reason = "port_refused"        // a cluster port in the mode without a host
 	ReasonUndeclaredName      Reason = "undeclared_name"     // DNS: no policy names it
+	ReasonQuestionRefused     Reason = "question_refused"    // DNS: a class or type that is never answered
 	ReasonNamePoolExhausted   Reason = "name_pool_exhausted" // DNS: no synthetic address left
 	ReasonStaleAddress        Reason = "stale_address"       // synthetic, but stands for no name
 	ReasonResolveFailed       Reason = "resolve_failed"

@@ -37,8 +37,11 @@ var (
 	ErrPort = errors.New("not a port (1-65535)")
 )
 
-// maxHost is the longest name in text form that DNS can carry (RFC 1035).
-const maxHost = 253
+// The longest name and label, in text form, that DNS can carry (RFC 1035).
+const (
+	maxHost  = 253
+	maxLabel = 63
+)
 
 // ParseTarget reads "host:port" as a CONNECT request or a flag writes it. The
 // port is required. A text with more than one reading is an error.
@@ -89,65 +92,42 @@ func ParsePort(text string) (uint16, error) {
 // come as punycode. A name whose last label could be read as a number (so
 // "127.1", "0x7f000001", "2130706433") is refused: resolvers read it as an address.
 func CanonicalHost(text string) (string, error) {
-	bad := func(why string) (string, error) { return "", fmt.Errorf("%q: %s: %w", text, why, ErrHost) }
-	if text == "" || len(text) > maxHost {
-		return bad("must have 1 to 253 bytes")
+	if len(text) > maxHost {
+		return "", fmt.Errorf("%.64q…: more than %d bytes: %w", text, maxHost, ErrHost)
 	}
-	name := text
-	if hasUpper(name) {
-		name = strings.ToLower(name)
-	}
-	label := 0
-	for i := 0; i < len(name); i++ {
-		c := name[i]
-		if c == '.' {
-			if i == label {
-				return bad("empty label")
-			}
-			if name[i-1] == '-' || i-label > 63 {
-				return bad("label too long or ending in a hyphen")
-			}
-			label = i + 1
-			continue
-		}
-		if c == '-' && i == label {
-			return bad("label starts with a hyphen")
-		}
-		if !isHostByte(c) {
-			return bad("only a-z, 0-9, '-', '_' and '.' may stand in a name")
+	for label := range strings.SplitSeq(text, ".") {
+		if !isLabel(label) {
+			return "", fmt.Errorf("%q: a label is 1 to 63 of a-z, 0-9, '-' and '_', no hyphen at its ends: %w", text, ErrHost)
 		}
 	}
-	last := name[label:]
-	switch {
-	case last == "":
-		return bad("ends in a dot")
-	case len(last) > 63 || last[len(last)-1] == '-':
-		return bad("label too long or ending in a hyphen")
-	case looksNumeric(last):
-		return bad("reads as a number, not as a name")
+	// Only now that all is ASCII: ToLower folds other scripts into it (the
+	// Kelvin sign into k), which would make two names one.
+	name := strings.ToLower(text)
+	if last := name[strings.LastIndexByte(name, '.')+1:]; looksNumeric(last) {
+		return "", fmt.Errorf("%q: reads as a number, not as a name: %w", text, ErrHost)
 	}
 	return name, nil
 }
 
-func hasUpper(s string) bool {
-	for i := 0; i < len(s); i++ {
-		if 'A' <= s[i] && s[i] <= 'Z' {
-			return true
+// isLabel reports whether text can stand between two dots of a name.
+func isLabel(text string) bool {
+	if text == "" || len(text) > maxLabel || text[0] == '-' || text[len(text)-1] == '-' {
+		return false
+	}
+	for i := range len(text) {
+		c := text[i]
+		if !('a' <= c && c <= 'z' || 'A' <= c && c <= 'Z' || '0' <= c && c <= '9' || c == '-' || c == '_') {
+			return false
 		}
 	}
-	return false
-}
-
-func isHostByte(c byte) bool {
-	return 'a' <= c && c <= 'z' || '0' <= c && c <= '9' || c == '-' || c == '_'
+	return true
 }
 
 // looksNumeric follows the WHATWG rule for the last label of a host: all digits,
 // or 0x and hexadecimal digits.
 func looksNumeric(label string) bool {
-	digits, set := label, "0123456789"
-	if strings.HasPrefix(label, "0x") {
-		digits, set = label[2:], "0123456789abcdef"
+	if hex, ok := strings.CutPrefix(label, "0x"); ok {
+		return strings.Trim(hex, "0123456789abcdef") == ""
 	}
-	return strings.Trim(digits, set) == ""
+	return strings.Trim(label, "0123456789") == ""
 }
