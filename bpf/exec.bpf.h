@@ -1,0 +1,93 @@
+/* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
+/*
+ * Exec records: which program image a process runs. Made at exec, shared at
+ * fork, freed by their last user. See struct exec_record for the two counts.
+ *
+ * A user is only ever added by a task that itself holds one, so a count that
+ * has reached zero is never raised again and needs no lock.
+ */
+#pragma once
+
+static __always_inline bool exec_is_zero(const struct exec_id *id)
+{
+	return !id->tgid && !id->time;
+}
+
+static __always_inline void drop_ref(const struct exec_id *id)
+{
+	struct exec_record *record = bpf_map_lookup_elem(&execs, id);
+	struct sandbox_state *state;
+	bool has_long_path;
+
+	if (!record || __sync_fetch_and_sub(&record->refs, 1) != 1)
+		return;
+	state = bpf_map_lookup_elem(&sandbox_states, &record->sandbox);
+	has_long_path = record->path_len > PATH_INLINE;
+	if (has_long_path)
+		bpf_map_delete_elem(&long_paths, id);
+	bpf_map_delete_elem(&execs, id);
+	if (!state)
+		return;
+	__sync_fetch_and_sub(&state->execs, 1);
+	if (has_long_path)
+		__sync_fetch_and_sub(&state->long_paths, 1);
+}
+
+/* The ids are copied first: the record may be deleted while they are dropped. */
+static __noinline int drop_user(const struct exec_id *id)
+{
+	struct exec_id own = *id, ancestors[MAX_ANCESTORS];
+	struct exec_record *record;
+	__u32 len;
+
+	record = bpf_map_lookup_elem(&execs, &own);
+	if (!record || __sync_fetch_and_sub(&record->users, 1) != 1)
+		return 0;
+	len = record->ancestors_len;
+	__builtin_memcpy(ancestors, record->ancestors, sizeof(ancestors));
+	for (__u32 i = 0; i < MAX_ANCESTORS; i++) {
+		if (i >= len)
+			break;
+		drop_ref(&ancestors[i]);
+	}
+	drop_ref(&own);
+	return 0;
+}
+
+/* Only for a caller that knows of a user: itself, or the task that it is. */
+static __always_inline bool add_user(const struct exec_id *id)
+{
+	struct exec_record *record = bpf_map_lookup_elem(&execs, id);
+
+	if (!record)
+		return false;
+	__sync_fetch_and_add(&record->users, 1);
+	return true;
+}
+
+/*
+ * Lists the previous image and its ancestors in a new record that nobody sees
+ * yet. The caller holds a user of the previous one, and so all of these live.
+ */
+static __always_inline void inherit_ancestors(struct exec_record *record, const struct exec_id *previous)
+{
+	struct exec_record *parent = bpf_map_lookup_elem(&execs, previous);
+
+	if (!parent)
+		return;
+	__sync_fetch_and_add(&parent->refs, 1);
+	record->ancestors[0] = *previous;
+	record->ancestors_len = 1;
+	for (__u32 i = 1; i < MAX_ANCESTORS; i++) {
+		struct exec_record *ancestor;
+
+		if (i > parent->ancestors_len)
+			break;
+		ancestor = bpf_map_lookup_elem(&execs, &parent->ancestors[i - 1]);
+		if (!ancestor)
+			break;
+		__sync_fetch_and_add(&ancestor->refs, 1);
+		record->ancestors[i] = parent->ancestors[i - 1];
+		record->ancestors_len = i + 1;
+	}
+}

@@ -1,0 +1,295 @@
+/* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
+/*
+ * Exec, fork and exit of tasks in fenced cgroups. A task of an unfenced one
+ * costs the walk to the cgroup root, and a look-up at exit.
+ *
+ * A task that came from outside (the agent's launcher) has an entry with a zero
+ * exec id: no identity. It keeps that until it executes a program inside the
+ * sandbox's own namespaces, which becomes the first image, without ancestors.
+ */
+#pragma once
+
+struct exec_scratch {
+	struct exec_record record;
+	struct path_buffer path;
+};
+
+/* Only the exec hook uses it; the kernel does not nest one program on a CPU. */
+struct {
+	__uint(type, BPF_MAP_TYPE_PERCPU_ARRAY);
+	__uint(max_entries, 1);
+	__type(key, __u32);
+	__type(value, struct exec_scratch);
+} exec_scratches SEC(".maps");
+
+/*
+ * The entry of a task, if it is of this very process and this very image: a lost
+ * exec or exit must never lend the previous program's identity to the next.
+ */
+static __always_inline struct task *task_entry(struct task_struct *task, __u64 sandbox,
+					       __u64 self_exec_id)
+{
+	__u32 tgid = task->tgid;
+	struct task *entry = bpf_map_lookup_elem(&tasks, &tgid);
+
+	if (!entry || entry->sandbox != sandbox || entry->self_exec_id != self_exec_id ||
+	    entry->start_boottime != task->group_leader->start_boottime)
+		return NULL;
+	return entry;
+}
+
+/* Drops an entry and its use of an exec record; of two racing, one does. */
+static __always_inline void forget_task(__u32 tgid)
+{
+	struct task *entry = bpf_map_lookup_elem(&tasks, &tgid);
+	struct sandbox_state *state;
+	struct exec_id exec;
+	__u64 sandbox;
+
+	if (!entry)
+		return;
+	exec = entry->exec;
+	sandbox = entry->sandbox;
+	if (bpf_map_delete_elem(&tasks, &tgid))
+		return;
+	if (!exec_is_zero(&exec))
+		drop_user(&exec);
+	state = bpf_map_lookup_elem(&sandbox_states, &sandbox);
+	if (state)
+		__sync_fetch_and_sub(&state->tasks, 1);
+}
+
+/* Publishes what a task runs. The caller has already counted the use of exec. */
+static __always_inline bool remember_task(struct task_struct *task, __u64 sandbox, struct exec_id exec)
+{
+	struct sandbox_state *state = bpf_map_lookup_elem(&sandbox_states, &sandbox);
+	struct task entry = {
+		.sandbox = sandbox,
+		.start_boottime = task->group_leader->start_boottime,
+		.self_exec_id = task->self_exec_id,
+		.exec = exec,
+	};
+	__u32 tgid = task->tgid;
+
+	if (!state || state->tasks >= SANDBOX_TASKS)
+		return false;
+	if (bpf_map_update_elem(&tasks, &tgid, &entry, BPF_NOEXIST))
+		return false;
+	__sync_fetch_and_add(&state->tasks, 1);
+	return true;
+}
+
+static __always_inline void read_file(struct exec_record *record, struct file *file)
+{
+	struct inode *inode = BPF_CORE_READ(file, f_inode);
+	struct inode___now *now = (void *)inode;
+	struct inode___until_6_10 *until_6_10 = (void *)inode;
+	struct inode___until_6_5 *until_6_5 = (void *)inode;
+
+	record->device = BPF_CORE_READ(inode, i_sb, s_dev);
+	record->inode = BPF_CORE_READ(inode, i_ino);
+	record->size = BPF_CORE_READ(inode, i_size);
+	record->nlink = BPF_CORE_READ(inode, i_nlink);
+	if (bpf_core_field_exists(now->i_ctime_sec)) {
+		record->ctime_sec = BPF_CORE_READ(now, i_ctime_sec);
+		/* Bit 31 says that the time was asked for, it is no part of it. */
+		record->ctime_nsec = BPF_CORE_READ(now, i_ctime_nsec) & 0x7fffffff;
+	} else if (bpf_core_field_exists(until_6_10->__i_ctime)) {
+		record->ctime_sec = BPF_CORE_READ(until_6_10, __i_ctime.tv_sec);
+		record->ctime_nsec = BPF_CORE_READ(until_6_10, __i_ctime.tv_nsec);
+	} else {
+		record->ctime_sec = BPF_CORE_READ(until_6_5, i_ctime.tv_sec);
+		record->ctime_nsec = BPF_CORE_READ(until_6_5, i_ctime.tv_nsec);
+	}
+}
+
+/* Whether the task sees the sandbox's own mounts as the sandbox's own root user would. */
+static __always_inline bool in_own_namespaces(struct task_struct *task, const struct sandbox *sb)
+{
+	return sb->mnt_ns && sb->user_ns &&
+	       BPF_CORE_READ(task, nsproxy, mnt_ns, ns.inum) == sb->mnt_ns &&
+	       BPF_CORE_READ(task, cred, user_ns, ns.inum) == sb->user_ns;
+}
+
+static __always_inline bool is_memfd(struct dentry *dentry)
+{
+	const void *name = BPF_CORE_READ(dentry, d_name.name);
+	__u64 head = 0;
+
+	bpf_probe_read_kernel(&head, 6, name);
+	return head == 0x3a64666d656dULL; /* "memfd:" in little endian */
+}
+
+/* Fills path, path_len and taints; false where a long path finds no room. */
+static __always_inline bool read_path(struct exec_scratch *scratch, struct task_struct *task,
+				      struct file *file, const struct sandbox *sb,
+				      struct sandbox_state *state)
+{
+	struct exec_record *record = &scratch->record;
+	struct dentry *dentry = BPF_CORE_READ(file, f_path.dentry);
+	struct path root = {
+		.mnt = BPF_CORE_READ(task, fs, root.mnt),
+		.dentry = BPF_CORE_READ(task, fs, root.dentry),
+	};
+	struct walk walk;
+	__u32 len;
+
+	record->taints = 0;
+	record->path_len = 0;
+	if (!in_own_namespaces(task, sb) || !is_namespace_root(root))
+		record->taints |= TAINT_FOREIGN_ROOT;
+	if (!record->nlink || !BPF_CORE_READ(dentry, d_hash.pprev))
+		record->taints |= TAINT_DELETED;
+	if (walk_path(&walk, &scratch->path, file, root) != WALK_AT_ROOT) {
+		record->taints |= TAINT_NO_PATH;
+		if (walk.status == WALK_UNREACHABLE && is_memfd(dentry))
+			record->taints |= TAINT_MEMFD;
+		return true;
+	}
+	len = PATH_MAX_BYTES - walk.at;
+	if (!len || len > PATH_MAX_BYTES)
+		return false;
+	record->path_len = len;
+	if (len <= PATH_INLINE) {
+		__u32 at = walk.at & (PATH_MAX_BYTES - 1);
+
+		bpf_probe_read_kernel(record->path, len, &scratch->path.bytes[at]);
+		return true;
+	}
+	/* The path lies at the end of the bytes that the agent reads. */
+	if (state->long_paths >= SANDBOX_LONG_PATHS ||
+	    bpf_map_update_elem(&long_paths, &record->id, &scratch->path, BPF_NOEXIST))
+		return false;
+	__sync_fetch_and_add(&state->long_paths, 1);
+	return true;
+}
+
+/*
+ * Makes the record of an exec with one user, the task itself. previous is the
+ * image before, or zero; the caller still holds its use of that.
+ */
+static __always_inline bool make_record(struct task_struct *task, struct file *file, __u64 sandbox,
+					const struct sandbox *sb, const struct exec_id *id,
+					const struct exec_id *previous)
+{
+	struct sandbox_state *state = bpf_map_lookup_elem(&sandbox_states, &sandbox);
+	struct exec_scratch *scratch;
+	struct exec_record *record;
+	__u32 zero = 0;
+
+	scratch = bpf_map_lookup_elem(&exec_scratches, &zero);
+	if (!state || !scratch || state->execs >= SANDBOX_EXECS)
+		return false;
+	record = &scratch->record;
+	record->id = *id;
+	record->sandbox = sandbox;
+	record->users = 1;
+	record->refs = 1;
+	record->uid = BPF_CORE_READ(task, cred, uid.val);
+	record->gid = BPF_CORE_READ(task, cred, gid.val);
+	record->ancestors_len = 0;
+	read_file(record, file);
+	if (!read_path(scratch, task, file, sb, state))
+		return false;
+	if (bpf_map_update_elem(&execs, id, record, BPF_NOEXIST)) {
+		if (record->path_len > PATH_INLINE && !bpf_map_delete_elem(&long_paths, id))
+			__sync_fetch_and_sub(&state->long_paths, 1);
+		return false;
+	}
+	__sync_fetch_and_add(&state->execs, 1);
+	if (exec_is_zero(previous))
+		return true;
+	record = bpf_map_lookup_elem(&execs, id);
+	if (record)
+		inherit_ancestors(record, previous);
+	return true;
+}
+
+SEC("tp_btf/sched_process_exec")
+int BPF_PROG(process_exec, struct task_struct *task, pid_t old_pid, struct linux_binprm *bprm)
+{
+	struct exec_id id = {.tgid = task->tgid}, previous = {}, none = {};
+	struct membership m = membership_of(task);
+	struct sandbox_state *state;
+	struct task *entry;
+	struct sandbox *sb;
+	__u64 key = m.id;
+	bool launcher;
+
+	if (!m.fenced)
+		return 0;
+	sb = bpf_map_lookup_elem(&sandboxes, &key);
+	if (!sb) {
+		forget_task(id.tgid);
+		return 0;
+	}
+	/* The kernel has already counted self_exec_id up for this exec. */
+	entry = task_entry(task, key, task->self_exec_id - 1);
+	launcher = !entry || exec_is_zero(&entry->exec);
+	if (launcher && !in_own_namespaces(task, sb)) {
+		forget_task(id.tgid);
+		remember_task(task, key, none);
+		return 0;
+	}
+	if (entry)
+		previous = entry->exec;
+	id.time = bpf_ktime_get_boot_ns();
+	if (!make_record(task, bprm->file, key, sb, &id, &previous)) {
+		/* The previous program's identity must not stay in place. */
+		forget_task(id.tgid);
+		state = state_of(key);
+		if (state)
+			__sync_fetch_and_add(&state->execs_lost, 1);
+		return 0;
+	}
+	/* Between these two the task has no identity, and is rejected. */
+	forget_task(id.tgid);
+	if (!remember_task(task, key, id))
+		drop_user(&id);
+	return 0;
+}
+
+/* A child runs its parent's image until it executes one. Threads share an entry. */
+SEC("tp_btf/sched_process_fork")
+int BPF_PROG(process_fork, struct task_struct *parent, struct task_struct *child)
+{
+	struct exec_id exec = {};
+	struct membership m;
+	struct task *entry;
+
+	if (child->tgid == parent->tgid)
+		return 0;
+	/* The child's cgroup: clone3 may have put it into another than the parent's. */
+	m = membership_of(child);
+	if (!m.fenced || !m.id)
+		return 0;
+	entry = task_entry(parent, m.id, parent->self_exec_id);
+	if (entry)
+		exec = entry->exec;
+	if (!exec_is_zero(&exec) && !add_user(&exec))
+		return 0; /* no entry: no identity */
+	if (!remember_task(child, m.id, exec) && !exec_is_zero(&exec))
+		drop_user(&exec);
+	return 0;
+}
+
+/* A leader may exit before its threads: only the last of them ends the process. */
+SEC("tp_btf/sched_process_exit")
+int BPF_PROG(process_exit, struct task_struct *task)
+{
+	if (task->signal->live.counter == 0)
+		forget_task(task->tgid);
+	return 0;
+}
+
+/* The exec that the current task runs; false where that cannot be told. */
+static __always_inline bool current_exec(__u64 sandbox, struct exec_id *exec)
+{
+	struct task_struct *task = bpf_get_current_task_btf();
+	struct task *entry = task_entry(task, sandbox, task->self_exec_id);
+
+	if (!entry || exec_is_zero(&entry->exec))
+		return false;
+	*exec = entry->exec;
+	return true;
+}

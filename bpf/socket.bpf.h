@@ -1,0 +1,63 @@
+/* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
+/* sock_create, bind4/6 and post_bind4/6: which sockets there may be, and where. */
+#pragma once
+
+static __always_inline int refuse(__u64 sandbox, __u32 reason)
+{
+	struct refusal refusal = {.sandbox = sandbox, .reason = reason};
+
+	current_exec(sandbox, &refusal.exec);
+	count_rejection(&refusal);
+	return REJECT;
+}
+
+SEC("cgroup/sock_create")
+int sock_create(struct bpf_sock *ctx)
+{
+	struct membership m = membership_of(bpf_get_current_task_btf());
+	__u64 id = m.fenced ? m.id : 0;
+	struct verdict v;
+
+	if (!bpf_map_lookup_elem(&sandboxes, &id))
+		return refuse(id, REJECT_UNKNOWN_SANDBOX);
+	v = judge_socket(ctx->family, ctx->type, ctx->protocol);
+	return v.outcome == OUTCOME_PASS ? ALLOW : refuse(id, v.reason);
+}
+
+static __always_inline int on_bind(__u16 port)
+{
+	struct membership m = membership_of(bpf_get_current_task_btf());
+	__u64 id = m.fenced ? m.id : 0;
+	struct sandbox *sb = bpf_map_lookup_elem(&sandboxes, &id);
+	struct verdict v;
+
+	if (!sb)
+		return refuse(id, REJECT_UNKNOWN_SANDBOX);
+	v = judge_bind(sb, port);
+	return v.outcome == OUTCOME_PASS ? ALLOW : refuse(id, v.reason);
+}
+
+SEC("cgroup/bind4")
+int bind4(struct bpf_sock_addr *ctx)
+{
+	return on_bind(get_port(ctx));
+}
+
+SEC("cgroup/bind6")
+int bind6(struct bpf_sock_addr *ctx)
+{
+	return on_bind(get_port(ctx));
+}
+
+/* bind sees port 0 where the kernel picks: this sees what it picked. */
+SEC("cgroup/post_bind4")
+int post_bind4(struct bpf_sock *ctx)
+{
+	return on_bind(ctx->src_port);
+}
+
+SEC("cgroup/post_bind6")
+int post_bind6(struct bpf_sock *ctx)
+{
+	return on_bind(ctx->src_port);
+}

@@ -1,0 +1,120 @@
+// Package datapath is the agent's side of the kernel hooks: it loads, attaches
+// and pins the BPF object of bpf/, and turns its C structures into flow types.
+//
+// It is the only owner of BPF maps. It knows nothing of policies, names or
+// connections; it hands out origins, exec records and rejections.
+package datapath
+
+import (
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+
+	"github.com/cilium/ebpf"
+	"github.com/cilium/ebpf/link"
+)
+
+// Errors of this package.
+var (
+	// ErrNotFound: the kernel has no such origin or exec record (any more).
+	ErrNotFound = errors.New("not found")
+)
+
+// Config says where the hooks are attached and pinned.
+type Config struct {
+	// Parent is the directory of the cgroup under which sandboxes are made. The
+	// hooks are attached to it once; a child that was not added is rejected.
+	Parent string
+	// ParentID is the kernel's id of that cgroup.
+	ParentID uint64
+	// PinDir is a directory on a BPF file system, made by Load.
+	PinDir string
+}
+
+// Datapath is the loaded and attached object. Its methods may be used at once.
+type Datapath struct {
+	objects agentObjects
+	links   []link.Link
+	pinDir  string
+}
+
+// Load loads the object, attaches every hook and pins every link and map below
+// the pin directory. Either all of that is done, or nothing is left.
+//
+// An unpinned link would detach its hook when Go's garbage collector closes it,
+// or when the agent dies: so Load returns only once all are pinned.
+func Load(cfg Config) (dp *Datapath, err error) {
+	spec, err := loadAgent()
+	if err != nil {
+		return nil, fmt.Errorf("read embedded object: %w", err)
+	}
+	if err := spec.Variables[agentVarParentCgroup].Set(cfg.ParentID); err != nil {
+		return nil, fmt.Errorf("set parent cgroup: %w", err)
+	}
+	if err := mountBPFFS(cfg.PinDir); err != nil {
+		return nil, err
+	}
+	if err := os.MkdirAll(cfg.PinDir, 0o700); err != nil {
+		return nil, fmt.Errorf("make pin directory: %w", err)
+	}
+	dp = &Datapath{pinDir: cfg.PinDir}
+	defer func() {
+		if err != nil {
+			dp.Remove()
+		}
+	}()
+	if err := spec.LoadAndAssign(&dp.objects, nil); err != nil {
+		return nil, fmt.Errorf("load BPF object: %w", err)
+	}
+	if err := dp.addUnknownState(); err != nil {
+		return nil, err
+	}
+	if err := dp.attach(cfg.Parent); err != nil {
+		return nil, err
+	}
+	return dp, dp.pinMaps()
+}
+
+// Close closes the agent's descriptors. The pinned hooks stay and go on to
+// refuse what they cannot attribute.
+func (dp *Datapath) Close() error {
+	for _, l := range dp.links {
+		_ = l.Close() // pinned: closing the descriptor does not detach
+	}
+	return dp.objects.Close()
+}
+
+// Remove detaches the hooks and removes every pin.
+func (dp *Datapath) Remove() error {
+	err := Unpin(dp.pinDir)
+	return errors.Join(err, dp.Close())
+}
+
+// Unpin removes the pins that a Load left in a directory, and with them the
+// hooks, once no agent holds them open. A missing directory is no error.
+func Unpin(pinDir string) error {
+	if err := os.RemoveAll(pinDir); err != nil {
+		return fmt.Errorf("remove pins: %w", err)
+	}
+	return nil
+}
+
+func (dp *Datapath) pinMaps() error {
+	maps := map[string]*ebpf.Map{
+		agentMapSandboxes:     dp.objects.Sandboxes,
+		agentMapSandboxStates: dp.objects.SandboxStates,
+		agentMapTasks:         dp.objects.Tasks,
+		agentMapExecs:         dp.objects.Execs,
+		agentMapLongPaths:     dp.objects.LongPaths,
+		agentMapOrigins:       dp.objects.Origins,
+		agentMapDnsSlots:      dp.objects.DnsSlots,
+		agentMapDnsServers:    dp.objects.DnsServers,
+	}
+	for name, m := range maps {
+		if err := m.Pin(filepath.Join(dp.pinDir, "map_"+name)); err != nil {
+			return fmt.Errorf("pin map %s: %w", name, err)
+		}
+	}
+	return nil
+}
