@@ -1,0 +1,145 @@
+package datapath
+
+import (
+	"fmt"
+	"net/netip"
+	"os"
+	"strings"
+	"time"
+
+	"golang.org/x/sys/unix"
+)
+
+// probe is the program inside the sandbox: it does each step with bare system
+// calls and prints one line of what came of it.
+func probe(steps []string) {
+	for _, step := range steps {
+		name, arg, _ := strings.Cut(step, "=")
+		fmt.Println(probeSteps[name](arg))
+	}
+	os.Exit(0)
+}
+
+var probeSteps = map[string]func(arg string) string{
+	"tcp":     func(arg string) string { return probeTCP(arg, false) },
+	"mapped":  func(arg string) string { return probeTCP(arg, true) },
+	"udp":     probeUDPConnect,
+	"sendto":  func(arg string) string { return probeSend(unix.AF_INET, arg) },
+	"sendto6": func(arg string) string { return probeSend(unix.AF_INET6, arg) },
+	"bind":    probeBind,
+	"socket":  probeSocket,
+	"sleep": func(arg string) string {
+		d, _ := time.ParseDuration(arg)
+		time.Sleep(d)
+		return "slept"
+	},
+}
+
+func sockaddr(ap netip.AddrPort, mapped bool) unix.Sockaddr {
+	if ap.Addr().Is4() && !mapped {
+		return &unix.SockaddrInet4{Addr: ap.Addr().As4(), Port: int(ap.Port())}
+	}
+	return &unix.SockaddrInet6{Addr: ap.Addr().As16(), Port: int(ap.Port())}
+}
+
+func addrPort(sa unix.Sockaddr) string {
+	switch sa := sa.(type) {
+	case *unix.SockaddrInet4:
+		return netip.AddrPortFrom(netip.AddrFrom4(sa.Addr), uint16(sa.Port)).String()
+	case *unix.SockaddrInet6:
+		return netip.AddrPortFrom(netip.AddrFrom16(sa.Addr), uint16(sa.Port)).String()
+	}
+	return fmt.Sprintf("%T", sa)
+}
+
+func family(sa unix.Sockaddr) int {
+	if _, ok := sa.(*unix.SockaddrInet4); ok {
+		return unix.AF_INET
+	}
+	return unix.AF_INET6
+}
+
+func probeTCP(arg string, mapped bool) string {
+	sa := sockaddr(netip.MustParseAddrPort(arg), mapped)
+	s, err := unix.Socket(family(sa), unix.SOCK_STREAM, 0)
+	if err != nil {
+		return err.Error()
+	}
+	if err := unix.Connect(s, sa); err != nil {
+		return err.Error()
+	}
+	peer, err := unix.Getpeername(s)
+	if err != nil {
+		return err.Error()
+	}
+	return "peer " + addrPort(peer)
+}
+
+func probeUDPConnect(arg string) string {
+	sa := sockaddr(netip.MustParseAddrPort(arg), false)
+	s, err := unix.Socket(family(sa), unix.SOCK_DGRAM, 0)
+	if err != nil {
+		return err.Error()
+	}
+	if err := unix.Connect(s, sa); err != nil {
+		return err.Error()
+	}
+	peer, err := unix.Getpeername(s)
+	if err != nil {
+		return err.Error()
+	}
+	if _, err := unix.Write(s, []byte("q")); err != nil {
+		return err.Error()
+	}
+	return "peer " + addrPort(peer) + " from " + receive(s)
+}
+
+// probeSend asks several servers from one unconnected socket.
+func probeSend(domain int, arg string) string {
+	s, err := unix.Socket(domain, unix.SOCK_DGRAM, 0)
+	if err != nil {
+		return err.Error()
+	}
+	var out []string
+	servers := strings.Split(arg, ",")
+	for _, server := range servers {
+		if err := unix.Sendto(s, []byte("q"), 0, sockaddr(netip.MustParseAddrPort(server), domain == unix.AF_INET6)); err != nil {
+			out = append(out, err.Error())
+		}
+	}
+	for range len(servers) - len(out) {
+		out = append(out, receive(s))
+	}
+	return strings.Join(out, " ")
+}
+
+func receive(s int) string {
+	must(unix.SetsockoptTimeval(s, unix.SOL_SOCKET, unix.SO_RCVTIMEO, &unix.Timeval{Sec: 3}))
+	buf := make([]byte, 64)
+	_, from, err := unix.Recvfrom(s, buf, 0)
+	if err != nil {
+		return err.Error()
+	}
+	return addrPort(from)
+}
+
+func probeBind(arg string) string {
+	sa := sockaddr(netip.MustParseAddrPort(arg), false)
+	s, err := unix.Socket(family(sa), unix.SOCK_STREAM, 0)
+	if err != nil {
+		return err.Error()
+	}
+	if err := unix.Bind(s, sa); err != nil {
+		return err.Error()
+	}
+	return "bound"
+}
+
+func probeSocket(arg string) string {
+	var domain, kind, protocol int
+	fmt.Sscanf(arg, "%d,%d,%d", &domain, &kind, &protocol)
+	if _, err := unix.Socket(domain, kind, protocol); err != nil {
+		return err.Error()
+	}
+	return "made"
+}
