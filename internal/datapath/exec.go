@@ -15,29 +15,22 @@ const (
 	pathMax    = len(agentLongPath{}.Bytes)
 )
 
-// Exec is one exec record: the image, who ran it, and the execs before it.
-type Exec struct {
-	flow.Image
-	UID, GID  uint32
-	Ancestors []flow.ExecID // nearest first
-}
-
 // ReadExec reads an exec record. It is there as long as a process runs the
 // image, an origin of it was not dropped, or a descendant lists it.
-func (dp *Datapath) ReadExec(id flow.ExecID) (Exec, error) {
+func (dp *Datapath) ReadExec(id flow.ExecID) (flow.Exec, error) {
 	key := kernelExecID(id)
 	var r agentExecRecord
 	if err := dp.objects.Execs.Lookup(key, &r); err != nil {
 		if errors.Is(err, ebpf.ErrKeyNotExist) {
 			err = ErrNotFound
 		}
-		return Exec{}, fmt.Errorf("read exec %v: %w", id, err)
+		return flow.Exec{}, fmt.Errorf("read exec %v: %w", id, err)
 	}
 	path, err := dp.readPath(&r)
 	if err != nil {
-		return Exec{}, err
+		return flow.Exec{}, err
 	}
-	exec := Exec{
+	exec := flow.Exec{
 		Image: flow.Image{
 			Exec: id,
 			Path: path,

@@ -15,7 +15,7 @@ import (
 const dest = "203.0.113.7:443"
 
 // ancestry returns the paths of an exec's ancestors, nearest first.
-func ancestry(t *testing.T, f *fixture, e Exec) []string {
+func ancestry(t *testing.T, f *fixture, e flow.Exec) []string {
 	t.Helper()
 	var paths []string
 	for _, id := range e.Ancestors {

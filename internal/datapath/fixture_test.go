@@ -18,6 +18,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/ringfence/ringfence/internal/flow"
 	"golang.org/x/sys/unix"
 )
 
@@ -258,7 +259,7 @@ func (f *fixture) results() []string {
 
 // take accepts one connection and returns its exec, which stays until drop, and
 // what it asked for.
-func (f *fixture) take(l net.Listener) (Exec, netip.AddrPort) {
+func (f *fixture) take(l net.Listener) (flow.Exec, netip.AddrPort) {
 	f.t.Helper()
 	_ = l.(*net.TCPListener).SetDeadline(time.Now().Add(10 * time.Second))
 	conn, err := l.Accept()
@@ -278,7 +279,7 @@ func (f *fixture) take(l net.Listener) (Exec, netip.AddrPort) {
 }
 
 // drop gives back what take kept.
-func (f *fixture) drop(e Exec) {
+func (f *fixture) drop(e flow.Exec) {
 	f.t.Helper()
 	if err := f.dp.DropExec(e.Exec); err != nil {
 		f.t.Fatal(err)

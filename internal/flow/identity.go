@@ -84,6 +84,14 @@ type Image struct {
 	Taints Taint
 }
 
+// Exec is one exec as the kernel recorded it. Its ancestors are named only: each
+// has a record of its own.
+type Exec struct {
+	Image
+	UID, GID  uint32
+	Ancestors []ExecID // nearest first, at most MaxAncestors
+}
+
 // Identity says which program made a connection. It is immutable and shared
 // between connections of one exec.
 type Identity struct {
