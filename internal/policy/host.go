@@ -1,0 +1,126 @@
+package policy
+
+import (
+	"net/netip"
+	"regexp"
+	"strings"
+
+	"go.yaml.in/yaml/v3"
+
+	"github.com/ringfence/ringfence/internal/flow"
+)
+
+// hostPattern is the host of an endpoint. The zero value is none.
+type hostPattern struct {
+	text string     // canonical, with * and ** where it is a wildcard
+	addr netip.Addr // valid where the host is an IP literal
+}
+
+func (h hostPattern) wildcard() bool { return strings.Contains(h.text, "*") }
+
+// host reads an exact name, an IP literal or a wildcard. The empty text is no
+// host; whether there may be none is for the endpoint to say.
+func (r *reader) host(n *yaml.Node, field string) hostPattern {
+	text, ok := r.text(n, field, 253)
+	if !ok || text == "" {
+		return hostPattern{}
+	}
+	if addr, err := netip.ParseAddr(text); err == nil {
+		return r.literal(n, field, addr)
+	}
+	if strings.Contains(text, "*") {
+		if why := wildcardFault(text); why != "" {
+			r.fail(n, field, "%q %s", text, why)
+			return hostPattern{}
+		}
+		return hostPattern{text: strings.ToLower(text)}
+	}
+	name, err := flow.CanonicalHost(text)
+	if err != nil {
+		r.fail(n, field, "%v", err)
+	}
+	return hostPattern{text: name}
+}
+
+func (r *reader) literal(n *yaml.Node, field string, addr netip.Addr) hostPattern {
+	switch {
+	case addr.Zone() != "":
+		r.fail(n, field, "an address with a zone never matches")
+	case addr.Is4In6():
+		r.fail(n, field, "%s has two readings; write %s", addr, addr.Unmap())
+	case refusedNetwork(netip.PrefixFrom(addr, addr.BitLen())).IsValid():
+		r.warn(n, field, "%s is an address that is always refused (loopback, link-local, multicast, reserved)", addr)
+	}
+	return hostPattern{text: addr.String(), addr: addr}
+}
+
+// wildcardFault says what is wrong with a wildcard; empty for nothing.
+func wildcardFault(text string) string {
+	labels := strings.Split(text, ".")
+	if len(labels) < 3 {
+		return "is too broad: a wildcard has three labels or more, as in *.example.com"
+	}
+	for i, label := range labels {
+		switch {
+		case !strings.Contains(label, "*"):
+		case i >= len(labels)-2:
+			// Whoever registers a name would choose what *.com or a.*.com means.
+			return "is too broad: the last two labels must be written out"
+		case i == 0 && label == "**", label == "*":
+		case strings.Contains(label, "**"):
+			return "may have ** only as the whole first label"
+		case i > 0:
+			return "may have * within a label only in the first; elsewhere it is the whole label"
+		}
+	}
+	// With a letter for each wildcard it must be a name, or it matches none.
+	stars := strings.NewReplacer("**", "a", "*", "a")
+	if _, err := flow.CanonicalHost(stars.Replace(text)); err != nil {
+		return "never matches: " + err.Error()
+	}
+	return ""
+}
+
+// suffix returns the labels behind the last wildcard, by which a wildcard is
+// indexed, and how many they are.
+func (h hostPattern) suffix() (suffix string, labels int) {
+	_, suffix, _ = strings.Cut(h.text[strings.LastIndexByte(h.text, '*'):], ".")
+	return suffix, strings.Count(suffix, ".") + 1
+}
+
+// expression returns the anchored regular expression that matches what the
+// wildcard matches. It and the map of exact hosts are the only matcher of hosts.
+func (h hostPattern) expression() string {
+	rest, many := strings.CutPrefix(h.text, "**.")
+	labels := strings.Split(rest, ".")
+	for i, label := range labels {
+		if label == "*" {
+			labels[i] = `[^.]+`
+			continue
+		}
+		labels[i] = strings.ReplaceAll(regexp.QuoteMeta(label), `\*`, `[^.]*`)
+	}
+	expression := strings.Join(labels, `\.`)
+	if many {
+		expression = `(?:[^.]+\.)+` + expression
+	}
+	return `^` + expression + `$`
+}
+
+// literals counts the bytes that a pattern writes out: the more, the more
+// specific it is.
+func (h hostPattern) literals() int { return len(h.text) - strings.Count(h.text, "*") }
+
+// compare orders patterns from the most specific to the least: names and
+// addresses, wildcards of a known depth, wildcards of any, no host.
+func (h hostPattern) class() int {
+	switch {
+	case h.text == "":
+		return 3
+	case strings.HasPrefix(h.text, "**"):
+		return 2
+	case h.wildcard():
+		return 1
+	}
+	return 0
+}

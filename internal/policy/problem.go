@@ -1,0 +1,62 @@
+package policy
+
+import (
+	"fmt"
+	"strings"
+)
+
+// Place is where in a source something stands.
+type Place struct {
+	File         string
+	Line, Column int
+	Field        string // "network_policies.github.endpoints[0].port"; empty for a whole file
+}
+
+// String returns "file:line:column: field", as editors read it.
+func (p Place) String() string {
+	s := fmt.Sprintf("%s:%d:%d", p.File, p.Line, p.Column)
+	if p.Field != "" {
+		s += ": " + p.Field
+	}
+	return s
+}
+
+// Problem is one thing in a source that keeps it from being loaded.
+type Problem struct {
+	Place
+	Message string
+}
+
+// String returns "file:line:column: field: message".
+func (p Problem) String() string { return p.Place.String() + ": " + p.Message }
+
+// Warning is one thing in a source that loads, but may not do what was meant.
+type Warning struct {
+	Place
+	Message string
+}
+
+// String returns "file:line:column: field: message".
+func (w Warning) String() string { return w.Place.String() + ": " + w.Message }
+
+// LoadError is all that is wrong with a set of sources, in the order of the text.
+type LoadError []Problem
+
+// maxShown bounds the text of an error: a file of commas has a problem for each.
+const maxShown = 50
+
+// Error returns one line for each problem.
+func (e LoadError) Error() string {
+	var text strings.Builder
+	for i, problem := range e {
+		if i > 0 {
+			text.WriteByte('\n')
+		}
+		if i == maxShown {
+			fmt.Fprintf(&text, "and %d more", len(e)-maxShown)
+			break
+		}
+		text.WriteString(problem.String())
+	}
+	return text.String()
+}

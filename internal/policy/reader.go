@@ -1,0 +1,216 @@
+package policy
+
+import (
+	"fmt"
+	"slices"
+	"strconv"
+	"strings"
+
+	"go.yaml.in/yaml/v3"
+)
+
+// reader walks the nodes of one source and gathers all that is wrong with it, so
+// that a person mends a file once. Its methods return what could be read; the
+// result counts only if there are no problems at the end.
+type reader struct {
+	file     string
+	problems []Problem
+	warnings []Warning
+}
+
+func (r *reader) place(n *yaml.Node, field string) Place {
+	return Place{File: r.file, Line: max(n.Line, 1), Column: max(n.Column, 1), Field: field}
+}
+
+func (r *reader) fail(n *yaml.Node, field, format string, args ...any) {
+	r.problems = append(r.problems, Problem{r.place(n, field), fmt.Sprintf(format, args...)})
+}
+
+func (r *reader) warn(n *yaml.Node, field, format string, args ...any) {
+	r.warnings = append(r.warnings, Warning{r.place(n, field), fmt.Sprintf(format, args...)})
+}
+
+// fields are the fields that a mapping may have, each with what reads its value.
+type fields map[string]func(value *yaml.Node, field string)
+
+// mapping reads a mapping with fixed fields, and returns the values by name.
+func (r *reader) mapping(n *yaml.Node, field string, known fields) map[string]*yaml.Node {
+	seen := make(map[string]*yaml.Node, len(known))
+	r.pairs(n, field, func(key, value *yaml.Node, sub string) {
+		read, ok := known[key.Value]
+		switch {
+		case ok:
+			seen[key.Value] = value
+			read(value, sub)
+		case notYet(key.Value):
+			r.fail(key, sub, "is not enforced by this version, so it is refused; remove it")
+		default:
+			r.fail(key, sub, "unknown field%s", didYouMean(key.Value, known))
+		}
+	})
+	return seen
+}
+
+// pairs calls read for each pair of a mapping, which must have text keys without
+// repetition.
+func (r *reader) pairs(n *yaml.Node, field string, read func(key, value *yaml.Node, field string)) {
+	if n.Kind != yaml.MappingNode {
+		r.fail(n, field, "must be a mapping (field: value), not %s", describe(n))
+		return
+	}
+	lines := make(map[string]int, len(n.Content)/2)
+	for i := 0; i+1 < len(n.Content); i += 2 {
+		key, value := n.Content[i], n.Content[i+1]
+		sub := join(field, key.Value)
+		if key.Kind != yaml.ScalarNode || key.ShortTag() != "!!str" {
+			r.fail(key, sub, "a field name must be text, not %s", describe(key))
+			continue
+		}
+		if line, twice := lines[key.Value]; twice {
+			r.fail(key, sub, "is given twice, first on line %d", line)
+			continue
+		}
+		lines[key.Value] = key.Line
+		read(key, value, sub)
+	}
+}
+
+// list calls read for each item of a list, which must have 1 to limit of them.
+// An empty list is an error that says what to write instead.
+func (r *reader) list(n *yaml.Node, field string, limit int, instead string, read func(item *yaml.Node, field string)) {
+	switch {
+	case n.Kind != yaml.SequenceNode:
+		r.fail(n, field, "must be a list, not %s", describe(n))
+	case len(n.Content) == 0:
+		r.fail(n, field, "is empty: %s", instead)
+	case len(n.Content) > limit:
+		r.fail(n, field, "has %d entries, at most %d are allowed", len(n.Content), limit)
+	default:
+		for i, item := range n.Content {
+			read(item, field+"["+strconv.Itoa(i)+"]")
+		}
+	}
+}
+
+// text reads a string of at most limit bytes.
+func (r *reader) text(n *yaml.Node, field string, limit int) (string, bool) {
+	switch {
+	case n.Kind != yaml.ScalarNode || n.ShortTag() != "!!str":
+		r.fail(n, field, "must be text, not %s", describe(n))
+	case len(n.Value) > limit:
+		r.fail(n, field, "has %d bytes, at most %d are allowed", len(n.Value), limit)
+	case strings.ContainsFunc(n.Value, func(c rune) bool { return c < ' ' || c == 0x7f }):
+		r.fail(n, field, "holds a control character")
+	default:
+		return n.Value, true
+	}
+	return "", false
+}
+
+// choice reads one of a few words.
+func (r *reader) choice(n *yaml.Node, field string, words ...string) string {
+	text, ok := r.text(n, field, maxName)
+	if ok && !slices.Contains(words, text) {
+		r.fail(n, field, "%q is unknown; it may be %s", text, strings.Join(words, ", "))
+	}
+	return text
+}
+
+func (r *reader) boolean(n *yaml.Node, field string) bool {
+	if n.Kind != yaml.ScalarNode || n.ShortTag() != "!!bool" {
+		r.fail(n, field, "must be true or false, not %s", describe(n))
+		return false
+	}
+	return n.Value[0] == 't' || n.Value[0] == 'T'
+}
+
+// join appends a key to a field path. A key that would give the path a second
+// reading, or a terminal something to obey, is quoted.
+func join(field, key string) string {
+	if len(key) > maxName {
+		key = key[:maxName] + "…"
+	}
+	if key == "" || strings.ContainsFunc(key, func(c rune) bool { return !isKeyRune(c) }) {
+		key = strconv.QuoteToASCII(key)
+	}
+	if field == "" {
+		return key
+	}
+	return field + "." + key
+}
+
+func isKeyRune(c rune) bool {
+	return 'a' <= c && c <= 'z' || 'A' <= c && c <= 'Z' || '0' <= c && c <= '9' || c == '_' || c == '-'
+}
+
+// describe says what a node is, for "must be …, not …".
+func describe(n *yaml.Node) string {
+	switch n.Kind {
+	case yaml.MappingNode:
+		return "a mapping"
+	case yaml.SequenceNode:
+		return "a list"
+	}
+	switch n.ShortTag() {
+	case "!!null":
+		return "nothing"
+	case "!!str":
+		return "text"
+	case "!!int", "!!float":
+		return "a number"
+	case "!!bool":
+		return "true or false (quote it, if it is text)"
+	case "!!timestamp":
+		return "a date (quote it, if it is text)"
+	}
+	return "a value with the tag " + strconv.QuoteToASCII(n.ShortTag())
+}
+
+// notYet tells the fields of the schema that this version does not enforce from
+// those that are nobody's.
+func notYet(name string) bool {
+	switch name {
+	case "network_middlewares", "credential_signing", "websocket_credential_rewrite",
+		"request_body_credential_rewrite", "json_rpc", "mcp", "allow_taints":
+		return true
+	}
+	return strings.HasPrefix(name, "graphql_")
+}
+
+// didYouMean suggests the nearest known field, where one is near.
+func didYouMean(name string, known fields) string {
+	if len(name) > maxName {
+		return ""
+	}
+	best, distance := "", max(1, len(name)/3)+1
+	for candidate := range known {
+		d := editDistance(name, candidate)
+		if d < distance || d == distance && best != "" && candidate < best {
+			best, distance = candidate, d
+		}
+	}
+	if best == "" {
+		return ""
+	}
+	return ", did you mean " + best + "?"
+}
+
+// editDistance counts the single-byte edits that turn a into b (Levenshtein).
+func editDistance(a, b string) int {
+	row := make([]int, len(b)+1)
+	for j := range row {
+		row[j] = j
+	}
+	for i := 1; i <= len(a); i++ {
+		diagonal := row[0]
+		row[0] = i
+		for j := 1; j <= len(b); j++ {
+			cost := 1
+			if a[i-1] == b[j-1] {
+				cost = 0
+			}
+			diagonal, row[j] = row[j], min(row[j]+1, row[j-1]+1, diagonal+cost)
+		}
+	}
+	return row[len(b)]
+}
