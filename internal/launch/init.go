@@ -1,0 +1,166 @@
+package launch
+
+import (
+	"fmt"
+	"os"
+	"os/signal"
+	"runtime"
+	"syscall"
+
+	"golang.org/x/sys/unix"
+)
+
+// initUID is init's own user: none of the sandbox's, so that a command can
+// neither trace nor signal it, and not root, which owns the host's files.
+const initUID = reservedBase - 1
+
+// initOrder is what the agent tells sandbox-init.
+type initOrder struct {
+	Name    string   `json:"name"`
+	Visible []string `json:"visible"`
+}
+
+// initMain is sandbox-init: PID 1 of a sandbox.
+func initMain() int {
+	// The thread that drops keeps CAP_KILL to forward signals, so all is done here.
+	runtime.LockOSThread()
+	in := &initProcess{}
+	if err := in.setUp(); err != nil {
+		return report(err)
+	}
+	return in.serve()
+}
+
+type initProcess struct {
+	order   initOrder
+	signals chan os.Signal
+	fds     []int // mount namespace, pid namespace, root: on their way to the agent
+}
+
+func (in *initProcess) setUp() error {
+	return run([]step{
+		{"arm parent death signal", dieWithAgent},
+		{"receive order", in.receive},
+		{"set host name", func() error { return unix.Sethostname([]byte(in.order.Name)) }},
+		{"catch signals", in.catch},
+		{"build file system view", func() error { return buildView(in.order) }},
+		{"open namespaces", in.open},
+		{"drop privileges", in.drop},
+		{"report ready", func() error { return sendReply(reply{}, in.fds...) }},
+		{"close descriptors", in.closeFDs},
+	})
+}
+
+func (in *initProcess) receive() error {
+	_, err := receiveOrder(&in.order)
+	return err
+}
+
+func (in *initProcess) catch() error {
+	// A bound: signals of one kind that come together may become one.
+	in.signals = make(chan os.Signal, 64)
+	signal.Notify(in.signals, unix.SIGCHLD, unix.SIGTERM, unix.SIGINT, unix.SIGHUP)
+	return nil
+}
+
+// open opens what the agent will hold. It comes before the drop: afterwards this
+// process's own /proc is closed to it.
+func (in *initProcess) open() error {
+	for _, path := range []string{"/proc/self/ns/mnt", "/proc/self/ns/pid"} {
+		fd, err := unix.Open(path, unix.O_RDONLY|unix.O_CLOEXEC, 0)
+		if err != nil {
+			return pathError("open", path, err)
+		}
+		in.fds = append(in.fds, fd)
+	}
+	root, err := unix.Open("/", unix.O_PATH|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
+	if err != nil {
+		return pathError("open", "/", err)
+	}
+	in.fds = append(in.fds, root)
+	return nil
+}
+
+// drop gives up everything but CAP_KILL on this thread, without which kill(-1)
+// would not reach the processes of another user. The other threads of the runtime
+// lose all of theirs when the user changes.
+func (in *initProcess) drop() error {
+	return run([]step{
+		{"replace streams", replaceStreams},
+		{"empty capability sets", dropBounding},
+		{"keep CAP_KILL", func() error { return unix.Prctl(unix.PR_SET_KEEPCAPS, 1, 0, 0, 0) }},
+		// The wrappers of syscall change every thread; these are for the whole process.
+		{"clear groups", func() error { return syscall.Setgroups(nil) }},
+		{"set group", func() error { return syscall.Setresgid(initUID, initUID, initUID) }},
+		{"set user", func() error { return syscall.Setresuid(initUID, initUID, initUID) }},
+		{"set capabilities", func() error { return setCapabilities(1 << unix.CAP_KILL) }},
+		{"set not dumpable", func() error { return unix.Prctl(unix.PR_SET_DUMPABLE, 0, 0, 0, 0) }},
+		{"arm parent death signal", dieWithAgent},
+		{"set no_new_privs", setNoNewPrivs},
+		{"install seccomp filter", func() error { return installFilter(unix.SECCOMP_FILTER_FLAG_TSYNC) }},
+	})
+}
+
+// replaceStreams: descriptors 0 to 2 are /dev/null of the host's /dev, opened by
+// the agent. Init has no use for them, but the numbers must stay taken.
+func replaceStreams() error {
+	null, err := unix.Open(os.DevNull, unix.O_RDWR|unix.O_CLOEXEC, 0)
+	if err != nil {
+		return pathError("open", os.DevNull, err)
+	}
+	defer unix.Close(null)
+	for fd := range 3 {
+		if err := unix.Dup3(null, fd, 0); err != nil {
+			return fmt.Errorf("replace descriptor %d: %w", fd, err)
+		}
+	}
+	return nil
+}
+
+func (in *initProcess) closeFDs() error {
+	for _, fd := range in.fds {
+		_ = unix.Close(fd)
+	}
+	return nil
+}
+
+// serve reaps and forwards until the agent says nothing more: it never says
+// anything, so the end of the socket is the end. PID 1's end is the namespace's.
+func (in *initProcess) serve() int {
+	gone := make(chan struct{})
+	go awaitAgent(gone)
+	for {
+		reap() // also what ended before the handler was there
+		select {
+		case <-gone:
+			return 0
+		case s := <-in.signals:
+			if s != unix.SIGCHLD {
+				// To all but init itself. ESRCH: there is no one.
+				_ = unix.Kill(-1, s.(syscall.Signal))
+			}
+		}
+	}
+}
+
+// awaitAgent closes gone at the end of the control socket.
+func awaitAgent(gone chan<- struct{}) {
+	defer close(gone)
+	for {
+		var buf [1]byte
+		n, _, _, err := recvmsg(controlFD, buf[:], nil)
+		if n == 0 || err != nil {
+			return
+		}
+	}
+}
+
+// reap takes every child that has ended: the orphans of the sandbox.
+func reap() {
+	for {
+		pid, err := unix.Wait4(-1, nil, unix.WNOHANG, nil)
+		if pid <= 0 && err != unix.EINTR {
+			return
+		}
+	}
+}

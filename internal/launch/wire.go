@@ -1,0 +1,199 @@
+package launch
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"os"
+	"syscall"
+
+	"golang.org/x/sys/unix"
+)
+
+// The agent and a child speak over a SOCK_SEQPACKET pair. An order is a memfd
+// that holds JSON, with the descriptors that the order is about: so its size is
+// bounded by memory that the agent pays, not by socket buffers. A reply is small
+// and inline. The end of the stream says that the child exec'd or died.
+const (
+	controlFD = 3       // the child's end
+	maxOrder  = 8 << 20 // arguments and environment; the kernel takes 6 MiB
+	maxReply  = 16 << 10
+	maxRights = 8 // descriptors of one message
+)
+
+// reply is what a child says: it is ready (with descriptors), or which step
+// failed.
+type reply struct {
+	Fault *fault `json:"fault,omitempty"`
+}
+
+// fault is a StepError on its way to the agent.
+type fault struct {
+	Step  string        `json:"step"`
+	Text  string        `json:"text"`
+	Errno syscall.Errno `json:"errno,omitempty"`
+	Hint  string        `json:"hint,omitempty"`
+	Code  int           `json:"code"`
+}
+
+// socketPair returns the agent's end and the child's end. Both close on exec;
+// the child's is handed over as an explicit descriptor.
+func socketPair() (*net.UnixConn, *os.File, error) {
+	fds, err := unix.Socketpair(unix.AF_UNIX, unix.SOCK_SEQPACKET|unix.SOCK_CLOEXEC, 0)
+	if err != nil {
+		return nil, nil, fmt.Errorf("open control socket: %w", err)
+	}
+	ours, theirs := os.NewFile(uintptr(fds[0]), "control"), os.NewFile(uintptr(fds[1]), "control")
+	conn, err := net.FileConn(ours) // a duplicate
+	_ = ours.Close()
+	if err != nil {
+		_ = theirs.Close()
+		return nil, nil, fmt.Errorf("open control socket: %w", err)
+	}
+	return conn.(*net.UnixConn), theirs, nil
+}
+
+// sendOrder sends v, and files with it.
+func sendOrder(conn *net.UnixConn, v any, files ...*os.File) error {
+	memory, err := orderFile(v)
+	if err != nil {
+		return err
+	}
+	defer memory.Close()
+	fds := []int{int(memory.Fd())}
+	for _, f := range files {
+		fds = append(fds, int(f.Fd()))
+	}
+	if _, _, err := conn.WriteMsgUnix([]byte{0}, unix.UnixRights(fds...), nil); err != nil {
+		return fmt.Errorf("send order: %w", err)
+	}
+	return nil
+}
+
+func orderFile(v any) (*os.File, error) {
+	text, err := json.Marshal(v)
+	if err != nil {
+		return nil, fmt.Errorf("encode order: %w", err)
+	}
+	if len(text) > maxOrder {
+		return nil, fmt.Errorf("encode order: %w", unix.E2BIG)
+	}
+	fd, err := unix.MemfdCreate("ringfence-order", unix.MFD_CLOEXEC)
+	if err != nil {
+		return nil, fmt.Errorf("make order file: %w", err)
+	}
+	memory := os.NewFile(uintptr(fd), "order")
+	if _, err := memory.Write(text); err != nil {
+		_ = memory.Close()
+		return nil, fmt.Errorf("write order file: %w", err)
+	}
+	return memory, nil
+}
+
+// receiveOrder waits for one order on the child's end. The descriptors that came
+// with it are the caller's. io.EOF means that the agent is gone.
+func receiveOrder(v any) ([]int, error) {
+	var buf [1]byte
+	room := make([]byte, unix.CmsgSpace(4*maxRights))
+	n, oobn, _, err := recvmsg(controlFD, buf[:], room)
+	if err != nil {
+		return nil, fmt.Errorf("receive order: %w", err)
+	}
+	if n == 0 {
+		return nil, io.EOF
+	}
+	fds, err := rights(room[:oobn])
+	if err != nil || len(fds) == 0 {
+		return nil, fmt.Errorf("receive order: no descriptors: %w", err)
+	}
+	memory := os.NewFile(uintptr(fds[0]), "order")
+	defer memory.Close()
+	text, err := io.ReadAll(io.NewSectionReader(memory, 0, maxOrder))
+	if err != nil {
+		return nil, fmt.Errorf("read order: %w", err)
+	}
+	if err := json.Unmarshal(text, v); err != nil {
+		return nil, fmt.Errorf("read order: %w", err)
+	}
+	return fds[1:], nil
+}
+
+func recvmsg(fd int, buf, oob []byte) (n, oobn, flags int, err error) {
+	for {
+		n, oobn, flags, _, err = unix.Recvmsg(fd, buf, oob, unix.MSG_CMSG_CLOEXEC)
+		if err != unix.EINTR {
+			return n, oobn, flags, err
+		}
+	}
+}
+
+// sendReply sends r, and descriptors with it, from the child.
+func sendReply(r reply, fds ...int) error {
+	text, err := json.Marshal(r)
+	if err != nil {
+		return fmt.Errorf("encode reply: %w", err)
+	}
+	return unix.Sendmsg(controlFD, text, unix.UnixRights(fds...), nil, unix.MSG_NOSIGNAL)
+}
+
+// receiveReply waits for one reply on the agent's end; want is how many files
+// must come with it unless it tells of a fault. io.EOF means that the child
+// closed its end.
+func receiveReply(conn *net.UnixConn, want int) ([]*os.File, error) {
+	buf, room := make([]byte, maxReply), make([]byte, unix.CmsgSpace(4*maxRights))
+	n, oobn, _, _, err := conn.ReadMsgUnix(buf, room)
+	if err != nil {
+		return nil, fmt.Errorf("receive reply: %w", err)
+	}
+	if n == 0 {
+		return nil, io.EOF
+	}
+	var r reply
+	fds, rightsErr := rights(room[:oobn])
+	files := make([]*os.File, len(fds))
+	for i, fd := range fds {
+		files[i] = os.NewFile(uintptr(fd), "received")
+	}
+	err = errors.Join(json.Unmarshal(buf[:n], &r), rightsErr)
+	if err == nil && r.Fault != nil {
+		err = r.Fault.stepError()
+	}
+	if err == nil && len(files) != want {
+		err = fmt.Errorf("receive reply: %d descriptors instead of %d", len(files), want)
+	}
+	if err != nil {
+		closeAll(files)
+		return nil, err
+	}
+	return files, nil
+}
+
+// rights returns the descriptors of a control message.
+func rights(oob []byte) ([]int, error) {
+	if len(oob) == 0 {
+		return nil, nil
+	}
+	messages, err := unix.ParseSocketControlMessage(oob)
+	if err != nil {
+		return nil, fmt.Errorf("parse control message: %w", err)
+	}
+	var fds []int
+	for i := range messages {
+		got, err := unix.ParseUnixRights(&messages[i])
+		if err != nil {
+			return nil, fmt.Errorf("parse descriptors: %w", err)
+		}
+		fds = append(fds, got...)
+	}
+	return fds, nil
+}
+
+func closeAll(files []*os.File) {
+	for _, f := range files {
+		if f != nil {
+			_ = f.Close()
+		}
+	}
+}
