@@ -25,9 +25,6 @@ host := input.network.host
 
 port := format_int(input.network.port, 10)
 
-# The image of the connection first, then what started it.
-images := array.concat([input.exec], input.exec.ancestors)
-
 # decision is the one document that the agent asks for. Each branch but the
 # first two is a denial, from the nearest miss to the farthest.
 default decision := {
@@ -51,7 +48,7 @@ decision := answer("deny", "inspection_unavailable", granted) if {
 } else := answer("deny", "port_refused", number) if {
 	number := min(walled)
 } else := answer("deny", "wrong_port", number) if {
-	number := min({entry.first | some entry in entries})
+	number := min(nearest)
 }
 
 answer(verdict, reason, number) := {
@@ -67,47 +64,44 @@ answer(verdict, reason, number) := {
 
 granted := min(numbers_for(clean_paths))
 
-# Endpoints: those for the host, then those for its port.
+# Endpoints: those that name the host and the port.
 
-# Endpoints without a host never open the ports by which a cluster is governed.
-cluster_ports := {2379, 2380, 6443, 10250, 10255}
+named contains number if some number in index.hosts[host].ports[port]
 
 named contains number if {
-	some entry in host_entries
+	some entry in wildcard_entries
 	some number in entry.ports[port]
 }
 
 named contains number if {
-	not input.network.port in cluster_ports
 	some number in by_network
+	not input.network.port in cluster_ports
 }
 
 walled contains number if {
-	input.network.port in cluster_ports
 	some number in by_network
+	input.network.port in cluster_ports
 }
+
+# Endpoints without a host never open the ports by which a cluster is governed.
+cluster_ports := {2379, 2380, 6443, 10250, 10255}
 
 by_network contains number if {
 	some entry in network_entries
 	some number in entry.ports[port]
 }
 
-entries := array.concat(host_entries, network_entries)
-
-host_entries := array.concat(exact_entries, wildcard_entries)
-
-exact_entries := [entry | entry := index.hosts[host]]
-
-# A name is looked for under each of its suffixes that any wildcard ends in.
+# A name is looked for under each of its suffixes that any wildcard ends in. (An
+# address has none: no wildcard ends in a number.)
 wildcard_entries := [entry |
-	not input.network.address
-	labels := split(host, ".")
 	some depth in index.depths
 	depth < count(labels)
 	suffix := concat(".", array.slice(labels, count(labels) - depth, count(labels)))
 	some pattern, entry in index.wildcards[suffix]
 	regex.match(pattern, host)
 ]
+
+labels := split(host, ".")
 
 network_entries := [entry |
 	some bucket in buckets
@@ -122,17 +116,27 @@ buckets := ["", bytes[0], concat(".", array.slice(bytes, 0, 2))] if {
 	count(bytes) == 4
 } else := ["", split(input.network.address, ":")[0]]
 
+nearest contains index.hosts[host].first
+
+nearest contains entry.first if some entry in wildcard_entries
+
+nearest contains entry.first if some entry in network_entries
+
 # Programs: a policy is meant for an image by its own path or by an ancestor's.
 
 # A tainted image is not simply the file that its path names, so it matches
 # nothing, not even by its ancestors; a tainted ancestor lends its path to no one.
+clean_paths contains input.exec.path if input.exec.taints == []
+
 clean_paths contains image.path if {
-	count(input.exec.taints) == 0
-	some image in images
-	count(image.taints) == 0
+	input.exec.taints == []
+	some image in input.exec.ancestors
+	image.taints == []
 }
 
-all_paths contains image.path if some image in images
+all_paths contains input.exec.path
+
+all_paths contains image.path if some image in input.exec.ancestors
 
 numbers_for(paths) := {number |
 	some number in named
@@ -153,4 +157,4 @@ runs(policy, paths) if {
 # program: the sandbox's DNS answers for such names only.
 declared if index.hosts[host]
 
-declared if count(wildcard_entries) > 0
+declared if wildcard_entries != []

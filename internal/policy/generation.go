@@ -6,8 +6,10 @@ import (
 
 	lru "github.com/hashicorp/golang-lru/v2"
 	"github.com/open-policy-agent/opa/v1/ast"
+	"github.com/open-policy-agent/opa/v1/metrics"
 	"github.com/open-policy-agent/opa/v1/rego"
 	"github.com/open-policy-agent/opa/v1/storage/inmem"
+	"github.com/open-policy-agent/opa/v1/topdown"
 	"github.com/open-policy-agent/opa/v1/topdown/cache"
 
 	"github.com/ringfence/ringfence/internal/flow"
@@ -23,6 +25,7 @@ type generation struct {
 	decision  rego.PreparedEvalQuery
 	declared  rego.PreparedEvalQuery
 	regexes   cache.InterQueryValueCache // every expression of the policy, compiled at first use
+	never     topdown.Cancel             // a cancellation that does not come
 	decisions *decisionCache
 	names     *lru.Cache[string, bool]
 
@@ -44,6 +47,7 @@ func newGeneration(ctx context.Context, compiler *ast.Compiler, p *Policy, numbe
 	}
 	g := &generation{
 		number: number,
+		never:  topdown.NewCancel(),
 		noIdentity: &flow.Decision{
 			Engine: flow.EngineIdentity, Reason: flow.ReasonNoIdentity, Generation: number,
 			Hint: "the kernel has no exec record of the program; if this lasts, too many programs were started at once",
@@ -88,9 +92,7 @@ func (g *generation) decide(id *flow.Identity, target flow.Target) *flow.Decisio
 // evaluate asks OPA. The time is bounded by what goes in: at most
 // flow.MaxAncestors paths of 4096 bytes against the endpoints of one host.
 func (g *generation) evaluate(id *flow.Identity, target flow.Target) *flow.Decision {
-	results, err := g.decision.Eval(context.Background(),
-		rego.EvalParsedInput(connectionInput(id, target)),
-		rego.EvalInterQueryBuiltinValueCache(g.regexes))
+	results, err := g.eval(g.decision, connectionInput(id, target))
 	var d *flow.Decision
 	if err == nil {
 		d, err = readAnswer(results)
@@ -105,13 +107,21 @@ func (g *generation) evaluate(id *flow.Identity, target flow.Target) *flow.Decis
 	return d
 }
 
+// eval runs a query to its end. A query that could be cancelled would cost a
+// goroutine each time, and what it measured of itself would be thrown away.
+func (g *generation) eval(query rego.PreparedEvalQuery, input ast.Value) (rego.ResultSet, error) {
+	return query.Eval(context.Background(),
+		rego.EvalParsedInput(input),
+		rego.EvalInterQueryBuiltinValueCache(g.regexes),
+		rego.EvalExternalCancel(g.never),
+		rego.EvalMetrics(metrics.NoOp()))
+}
+
 func (g *generation) declares(name string) bool {
 	if declared, ok := g.names.Get(name); ok {
 		return declared
 	}
-	results, err := g.declared.Eval(context.Background(),
-		rego.EvalParsedInput(nameInput(name)),
-		rego.EvalInterQueryBuiltinValueCache(g.regexes))
+	results, err := g.eval(g.declared, nameInput(name))
 	if err != nil {
 		return false
 	}

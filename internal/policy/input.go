@@ -11,6 +11,19 @@ import (
 	"github.com/ringfence/ringfence/internal/flow"
 )
 
+// The field names of the input, made once.
+var (
+	keyAddress   = ast.StringTerm("address")
+	keyAncestors = ast.StringTerm("ancestors")
+	keyExec      = ast.StringTerm("exec")
+	keyHost      = ast.StringTerm("host")
+	keyNetwork   = ast.StringTerm("network")
+	keyPath      = ast.StringTerm("path")
+	keyPort      = ast.StringTerm("port")
+	keyTaints    = ast.StringTerm("taints")
+	keyUID       = ast.StringTerm("uid")
+)
+
 // connectionInput returns the input of a decision as OPA's own values: the detour
 // over JSON would cost more than the decision, and loses bytes that are no UTF-8.
 //
@@ -22,36 +35,39 @@ func connectionInput(id *flow.Identity, target flow.Target) ast.Value {
 		ancestors[i] = ast.ObjectTerm(imageFields(image)...)
 	}
 	exec := append(imageFields(id.Image),
-		ast.Item(ast.InternedTerm("ancestors"), ast.ArrayTerm(ancestors...)),
-		ast.Item(ast.InternedTerm("uid"), ast.UIntNumberTerm(uint64(id.UID))))
+		ast.Item(keyAncestors, ast.ArrayTerm(ancestors...)),
+		ast.Item(keyUID, ast.UIntNumberTerm(uint64(id.UID))))
 	network := [][2]*ast.Term{
-		ast.Item(ast.InternedTerm("host"), ast.StringTerm(target.Host)),
-		ast.Item(ast.InternedTerm("port"), ast.InternedTerm(int(target.Port))),
+		ast.Item(keyHost, ast.StringTerm(target.Host)),
+		ast.Item(keyPort, ast.InternedTerm(int(target.Port))),
 	}
 	if target.Addr.IsValid() {
-		network = append(network, ast.Item(ast.InternedTerm("address"), ast.StringTerm(target.Addr.String())))
+		network = append(network, ast.Item(keyAddress, ast.StringTerm(target.Addr.String())))
 	}
 	return ast.NewObject(
-		ast.Item(ast.InternedTerm("exec"), ast.ObjectTerm(exec...)),
-		ast.Item(ast.InternedTerm("network"), ast.ObjectTerm(network...)))
+		ast.Item(keyExec, ast.ObjectTerm(exec...)),
+		ast.Item(keyNetwork, ast.ObjectTerm(network...)))
 }
 
 func imageFields(image flow.Image) [][2]*ast.Term {
-	names := image.Taints.Names()
-	taints := make([]*ast.Term, len(names))
-	for i, name := range names {
-		taints[i] = ast.StringTerm(name)
+	taints := ast.InternedEmptyArray
+	if names := image.Taints.Names(); names != nil {
+		terms := make([]*ast.Term, len(names))
+		for i, name := range names {
+			terms[i] = ast.StringTerm(name)
+		}
+		taints = ast.ArrayTerm(terms...)
 	}
 	return [][2]*ast.Term{
-		ast.Item(ast.InternedTerm("path"), ast.StringTerm(image.Path)),
-		ast.Item(ast.InternedTerm("taints"), ast.ArrayTerm(taints...)),
+		ast.Item(keyPath, ast.StringTerm(image.Path)),
+		ast.Item(keyTaints, taints),
 	}
 }
 
 // nameInput returns the input of the question whether a name is declared.
 func nameInput(name string) ast.Value {
-	return ast.NewObject(ast.Item(ast.InternedTerm("network"),
-		ast.ObjectTerm(ast.Item(ast.InternedTerm("host"), ast.StringTerm(name)))))
+	return ast.NewObject(ast.Item(keyNetwork,
+		ast.ObjectTerm(ast.Item(keyHost, ast.StringTerm(name)))))
 }
 
 // errAnswer is a result of the Rego module that is not the document it promises.
