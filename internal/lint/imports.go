@@ -64,6 +64,7 @@ var homes = map[string][]string{
 	"sigs.k8s.io":                         {"internal/kube"},
 	"github.com/containerd/nri":           {"internal/kube"},
 	"github.com/spf13/cobra":              {"internal/cli", "internal/tool"},
+	"github.com/spf13/pflag":              {"internal/cli", "internal/tool"},
 	"go.yaml.in/yaml/v3":                  {"internal/policy"},
 	"golang.org/x/term":                   {"internal/tty", "internal/cli", "internal/tool", "internal/testenv"},
 	"github.com/google/go-cmp":            {},

@@ -105,7 +105,7 @@ func TestChecks(t *testing.T) {
 		{"mutex", checkState, "internal/x.go", "package x\nvar mu sync.Mutex", "synchronising"},
 		{"pool", checkState, "internal/x.go", "package x\nvar p = &sync.Pool{}", "synchronising"},
 		{"cache", checkState, "internal/x.go", "package x\nvar c = make(map[int]int)", "made empty"},
-		{"assertion", checkState, "internal/x.go", "package x\nvar _ I = T{}", ""},
+		{"assertion", checkState, "internal/x.go", "package x\nvar _ I = T{}\nfunc f() { _ = g() }", ""},
 		{"in a test", checkState, "internal/x_test.go", "package x\nvar update bool", ""},
 
 		{"exit", checkCalls, "internal/relay/x.go", "package x\nfunc f() { os.Exit(1) }", "os.Exit"},

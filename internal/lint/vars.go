@@ -49,7 +49,9 @@ func checkVars(files []*file) []string {
 					continue
 				}
 				for _, name := range value.Names {
-					vars[name.Name] = value
+					if name.Name != "_" {
+						vars[name.Name] = value
+					}
 				}
 			}
 		}

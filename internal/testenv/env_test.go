@@ -2,6 +2,7 @@ package testenv
 
 import (
 	"bytes"
+	"context"
 	"crypto/tls"
 	"crypto/x509"
 	"io"
@@ -133,7 +134,9 @@ func httpsClient(t *testing.T, env *Env, to netip.AddrPort) *http.Client {
 	roots := x509.NewCertPool()
 	roots.AppendCertsFromPEM(pem)
 	transport := &http.Transport{TLSClientConfig: &tls.Config{RootCAs: roots}}
-	transport.Dial = func(string, string) (net.Conn, error) { return env.Dial(t.Context(), "tcp", to) }
+	transport.DialContext = func(ctx context.Context, network, _ string) (net.Conn, error) {
+		return env.Dial(ctx, network, to)
+	}
 	t.Cleanup(transport.CloseIdleConnections)
 	return &http.Client{Transport: transport, Timeout: 10 * time.Second}
 }

@@ -45,8 +45,9 @@ func (h *gitHandler) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		http.Error(w, err.Error(), http.StatusInternalServerError)
 		return
 	}
+	_, below, _ := strings.Cut(r.URL.Path, gitRepository)
 	inner := r.Clone(r.Context())
-	inner.URL.Path = r.URL.Path[strings.Index(r.URL.Path, gitRepository):]
+	inner.URL.Path = gitRepository + below
 	backend := &cgi.Handler{
 		Path:   git,
 		Args:   []string{"http-backend"},

@@ -50,7 +50,7 @@ func TestSnapshotSees(t *testing.T) {
 			}
 			return func() { _ = ns.Close() }
 		}, "namespace net:["},
-		{"orphan", makeOrphan, "sleep"},
+		{"orphan", makeOrphan, "process pid "},
 		{"mount", func(t *testing.T) func() {
 			if err := unix.Mount("none", dir, "tmpfs", 0, "size=64k"); err != nil {
 				t.Fatal(err)

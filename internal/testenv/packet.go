@@ -38,7 +38,7 @@ func parsePacket(etherType uint16, data []byte) Flow {
 }
 
 func parseTransport(protocol uint8, body []byte) (source, destination uint16, payload []byte) {
-	header := 0
+	var header int
 	switch {
 	case protocol == unix.IPPROTO_TCP && len(body) >= 20:
 		header = int(body[12]>>4) * 4
