@@ -37,6 +37,8 @@ static __always_inline int reject(const struct scene *s, const struct exec_id *e
 		.destination = &s->to,
 		.port = s->port,
 		.reason = reason,
+		.pid = bpf_get_current_pid_tgid() >> 32,
+		.uid = bpf_get_current_uid_gid(),
 	};
 
 	count_rejection(&refusal);

@@ -81,6 +81,8 @@ int egress(struct __sk_buff *skb)
 			note_asker(skb, &p, sb);
 		return ALLOW;
 	}
+	/* Packets leave in the context of any task, or of none: only the socket tells. */
+	refusal.uid = bpf_get_socket_uid(skb);
 	refusal.destination = &p.to;
 	refusal.reason = v.reason;
 	count_rejection(&refusal);

@@ -59,6 +59,8 @@ struct refusal {
 	const struct address *destination; /* may be NULL */
 	__u16 port;
 	__u32 reason;
+	__u32 pid; /* 0 where it is no task that is refused, but a packet */
+	__u32 uid;
 };
 
 static __always_inline void count_rejection(const struct refusal *refusal)
@@ -82,8 +84,8 @@ static __always_inline void count_rejection(const struct refusal *refusal)
 	event->sandbox = refusal->sandbox;
 	event->exec = refusal->exec;
 	event->count = count;
-	event->pid = bpf_get_current_pid_tgid() >> 32;
-	event->uid = bpf_get_current_uid_gid();
+	event->pid = refusal->pid;
+	event->uid = refusal->uid;
 	event->reason = reason;
 	if (refusal->destination) {
 		event->destination = *refusal->destination;

@@ -4,7 +4,12 @@
 
 static __always_inline int refuse(__u64 sandbox, __u32 reason)
 {
-	struct refusal refusal = {.sandbox = sandbox, .reason = reason};
+	struct refusal refusal = {
+		.sandbox = sandbox,
+		.reason = reason,
+		.pid = bpf_get_current_pid_tgid() >> 32,
+		.uid = bpf_get_current_uid_gid(),
+	};
 
 	current_exec(sandbox, &refusal.exec);
 	count_rejection(&refusal);

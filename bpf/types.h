@@ -149,7 +149,7 @@ struct rejection {
 	struct exec_id exec;
 	struct address destination;
 	__u64 count; /* of this reason in this sandbox so far */
-	__u32 pid;
+	__u32 pid; /* 0: not known, a packet was refused */
 	__u32 uid;
 	enum reject reason;
 	__u16 port;

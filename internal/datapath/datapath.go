@@ -44,36 +44,38 @@ type Datapath struct {
 //
 // An unpinned link would detach its hook when Go's garbage collector closes it,
 // or when the agent dies: so Load returns only once all are pinned.
-func Load(cfg Config) (dp *Datapath, err error) {
+func Load(cfg Config) (*Datapath, error) {
+	dp := &Datapath{pinDir: cfg.PinDir}
+	if err := dp.load(cfg); err != nil {
+		return nil, errors.Join(err, dp.Remove())
+	}
+	return dp, nil
+}
+
+func (dp *Datapath) load(cfg Config) error {
 	spec, err := loadAgent()
 	if err != nil {
-		return nil, fmt.Errorf("read embedded object: %w", err)
+		return fmt.Errorf("read embedded object: %w", err)
 	}
 	if err := spec.Variables[agentVarParentCgroup].Set(cfg.ParentID); err != nil {
-		return nil, fmt.Errorf("set parent cgroup: %w", err)
+		return fmt.Errorf("set parent cgroup: %w", err)
 	}
 	if err := mountBPFFS(cfg.PinDir); err != nil {
-		return nil, err
+		return err
 	}
 	if err := os.MkdirAll(cfg.PinDir, 0o700); err != nil {
-		return nil, fmt.Errorf("make pin directory: %w", err)
+		return fmt.Errorf("make pin directory: %w", err)
 	}
-	dp = &Datapath{pinDir: cfg.PinDir}
-	defer func() {
-		if err != nil {
-			dp.Remove()
-		}
-	}()
 	if err := spec.LoadAndAssign(&dp.objects, nil); err != nil {
-		return nil, fmt.Errorf("load BPF object: %w", err)
+		return fmt.Errorf("load BPF object: %w", err)
 	}
 	if err := dp.addUnknownState(); err != nil {
-		return nil, err
+		return err
 	}
 	if err := dp.attach(cfg.Parent); err != nil {
-		return nil, err
+		return err
 	}
-	return dp, dp.pinMaps()
+	return dp.pinMaps()
 }
 
 // Close closes the agent's descriptors. The pinned hooks stay and go on to
