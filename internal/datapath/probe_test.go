@@ -21,13 +21,16 @@ func probe(steps []string) {
 }
 
 var probeSteps = map[string]func(arg string) string{
-	"tcp":     func(arg string) string { return probeTCP(arg, false) },
-	"mapped":  func(arg string) string { return probeTCP(arg, true) },
-	"udp":     probeUDPConnect,
-	"sendto":  func(arg string) string { return probeSend(unix.AF_INET, arg) },
-	"sendto6": func(arg string) string { return probeSend(unix.AF_INET6, arg) },
-	"bind":    probeBind,
-	"socket":  probeSocket,
+	"tcp":      func(arg string) string { return probeTCP(arg, false) },
+	"mapped":   func(arg string) string { return probeTCP(arg, true) },
+	"udp":      probeUDPConnect,
+	"sendto":   func(arg string) string { return probeSend(unix.AF_INET, arg) },
+	"sendto6":  func(arg string) string { return probeSend(unix.AF_INET6, arg) },
+	"bind":     probeBind,
+	"socket":   probeSocket,
+	"exec":     probeExec,
+	"memfd":    probeMemfd,
+	"unlinked": probeUnlinked,
 	"sleep": func(arg string) string {
 		d, _ := time.ParseDuration(arg)
 		time.Sleep(d)
@@ -142,4 +145,31 @@ func probeSocket(arg string) string {
 		return err.Error()
 	}
 	return "made"
+}
+
+// probeExec becomes a program under a name of its own choice: FILE,ARGV0,STEP.
+func probeExec(arg string) string {
+	file, rest, _ := strings.Cut(arg, ",")
+	name, step, _ := strings.Cut(rest, ",")
+	return unix.Exec(file, []string{name, "probe", step}, os.Environ()).Error()
+}
+
+// probeMemfd becomes a copy of itself that never had a name.
+func probeMemfd(step string) string {
+	image, err := os.ReadFile("/proc/self/exe")
+	must(err)
+	fd, err := unix.MemfdCreate("x", 0)
+	must(err)
+	_, err = unix.Write(fd, image)
+	must(err)
+	return probeExec(fmt.Sprintf("/proc/self/fd/%d,x,%s", fd, step))
+}
+
+// probeUnlinked becomes a program whose name it removed just before: FILE,STEP.
+func probeUnlinked(arg string) string {
+	file, step, _ := strings.Cut(arg, ",")
+	fd, err := unix.Open(file, unix.O_PATH, 0)
+	must(err)
+	must(unix.Unlink(file))
+	return probeExec(fmt.Sprintf("/proc/self/fd/%d,x,%s", fd, step))
 }
