@@ -52,8 +52,11 @@ func (r *reader) binaryPath(n *yaml.Node, field string) binary {
 // directories, ** else anything. It and the map of exact paths are the only
 // matcher of paths.
 func (b binary) expression() string {
-	expression := regexp.QuoteMeta(string(b))
-	return globs.Replace(expression)
+	glob := string(b)
+	for strings.Contains(glob, "/**/**") { // any number of directories, twice
+		glob = strings.ReplaceAll(glob, "/**/**", "/**")
+	}
+	return globs.Replace(regexp.QuoteMeta(glob))
 }
 
 var globs = strings.NewReplacer(`/\*\*/`, `/(?:.*/)?`, `\*\*`, `.*`, `\*`, `[^/]*`)

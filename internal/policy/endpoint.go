@@ -66,7 +66,8 @@ func (r *reader) endpoint(n *yaml.Node, field string) endpoint {
 // endpointWhere checks that an endpoint says where it leads, in one way.
 func (r *reader) endpointWhere(n *yaml.Node, field string, seen map[string]*yaml.Node) {
 	host := seen["host"]
-	if (host == nil || host.Value == "") && seen["allowed_ips"] == nil {
+	empty := host != nil && host.Kind == yaml.ScalarNode && host.Value == ""
+	if (host == nil || empty) && seen["allowed_ips"] == nil {
 		r.fail(n, field, "has neither host nor allowed_ips, so it leads nowhere; name a host")
 	}
 	switch {

@@ -2,6 +2,7 @@ package policy
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"sync"
 	"sync/atomic"
@@ -53,6 +54,9 @@ func NewEngine(ctx context.Context, p *Policy, config Config) (*Engine, error) {
 // Replace makes the policy the next generation, at once for all decisions that
 // start afterwards. On an error the present generation stays.
 func (e *Engine) Replace(ctx context.Context, p *Policy) error {
+	if p == nil {
+		return errors.New("prepare policy: there is none")
+	}
 	e.mu.Lock()
 	defer e.mu.Unlock()
 	next, err := newGeneration(ctx, e.compiler, p, e.Generation()+1, e.config)

@@ -209,7 +209,7 @@ func (r *reader) version(n *yaml.Node, field string) {
 	if n.Kind != yaml.ScalarNode || n.ShortTag() != "!!int" {
 		r.fail(n, field, "must be the number 1, not %s", describe(n))
 	} else if n.Value != "1" {
-		r.fail(n, field, "%s is unknown; this version reads 1", n.Value)
+		r.fail(n, field, "%q is unknown; this version reads 1", n.Value)
 	}
 }
 

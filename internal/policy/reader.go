@@ -156,8 +156,10 @@ func describe(n *yaml.Node) string {
 		return "nothing"
 	case "!!str":
 		return "text"
-	case "!!int", "!!float":
+	case "!!int":
 		return "a number"
+	case "!!float":
+		return "a fractional number"
 	case "!!bool":
 		return "true or false (quote it, if it is text)"
 	case "!!timestamp":
