@@ -50,7 +50,7 @@ func (e *execProcess) become() error {
 		{"verify that privileges are gone", func() error { return verifyDropped(e.order.UID, e.order.GID, e.order.Groups) }},
 		{"enter working directory", e.enterDir},
 		{"close descriptors", closeAbove2},
-		{"install seccomp filter", func() error { return installFilter(0) }},
+		{"install seccomp filter", func() error { return installFilters(0) }},
 	})
 	if err != nil {
 		return err

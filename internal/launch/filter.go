@@ -3,6 +3,7 @@ package launch
 import (
 	"fmt"
 	"runtime"
+	"slices"
 	"unsafe"
 
 	seccomp "github.com/elastic/go-seccomp-bpf"
@@ -13,47 +14,79 @@ import (
 // archOffset is where seccomp_data holds the architecture of the call.
 const archOffset = 4
 
-// filter assembles the deny-list for the architecture of this program.
-func filter() ([]unix.SockFilter, error) {
-	native, err := arch.GetInfo("")
-	if err != nil {
-		return nil, fmt.Errorf("assemble seccomp filter: %w", err)
-	}
-	policy := seccomp.Policy{DefaultAction: seccomp.ActionAllow}
-	for _, r := range refusals() {
-		if r.only64 && runtime.GOARCH != "amd64" {
-			continue
-		}
-		policy.Syscalls = append(policy.Syscalls, r.group())
-	}
-	assembled, err := policy.Assemble()
-	if err != nil {
-		return nil, fmt.Errorf("assemble seccomp filter: %w", err)
-	}
-	program := foreignArchitecture(uint32(native.ID))
-	for _, instruction := range assembled {
-		raw, err := instruction.Assemble()
+// filters assembles the deny-list for the architecture of this program: one
+// program for the calls that are refused always, and one for each call that is
+// refused by its arguments. The kernel runs all and takes the strictest answer.
+//
+// They are apart because the library's code for arguments leaves an argument
+// where the next row expects the call's number: nothing may follow it.
+func filters() ([][]unix.SockFilter, error) {
+	rows := slices.DeleteFunc(refusals(), func(r refusal) bool { return r.only64 && runtime.GOARCH != "amd64" })
+	var programs [][]unix.SockFilter
+	for _, policy := range policies(rows) {
+		program, err := assemble(policy)
 		if err != nil {
 			return nil, fmt.Errorf("assemble seccomp filter: %w", err)
 		}
-		program = append(program, unix.SockFilter{Code: raw.Op, Jt: raw.Jt, Jf: raw.Jf, K: raw.K})
+		programs = append(programs, program)
 	}
-	return program, nil
+	return programs, nil
 }
 
-// group makes a row an own block of the program, so that its jumps are short.
-func (r refusal) group() seccomp.SyscallGroup {
+func policies(rows []refusal) []seccomp.Policy {
+	always := seccomp.Policy{DefaultAction: seccomp.ActionAllow}
+	var byCall []string
+	byArguments := map[string]seccomp.SyscallGroup{}
+	for _, r := range rows {
+		if r.when == nil {
+			// A group of its own for each row, so that all jumps are short.
+			always.Syscalls = append(always.Syscalls, seccomp.SyscallGroup{Names: []string{r.call}, Action: r.action()})
+			continue
+		}
+		g, seen := byArguments[r.call]
+		if !seen {
+			byCall = append(byCall, r.call)
+		}
+		g.Action = r.action()
+		g.NamesWithCondtions = append(g.NamesWithCondtions, seccomp.NameWithConditions{Name: r.call, Conditions: r.when})
+		byArguments[r.call] = g
+	}
+	all := []seccomp.Policy{always}
+	for _, call := range byCall {
+		g := byArguments[call]
+		all = append(all, seccomp.Policy{DefaultAction: seccomp.ActionAllow, Syscalls: []seccomp.SyscallGroup{g}})
+	}
+	return all
+}
+
+// action is what the kernel does. Rows of one call that look at arguments have
+// one errno.
+func (r refusal) action() seccomp.Action {
 	errno := r.errno
 	if errno == 0 {
 		errno = unix.EPERM
 	}
-	g := seccomp.SyscallGroup{Action: seccomp.ActionErrno | seccomp.Action(errno)}
-	if r.when == nil {
-		g.Names = []string{r.call}
-	} else {
-		g.NamesWithCondtions = []seccomp.NameWithConditions{{Name: r.call, Conditions: r.when}}
+	return seccomp.ActionErrno | seccomp.Action(errno)
+}
+
+func assemble(policy seccomp.Policy) ([]unix.SockFilter, error) {
+	native, err := arch.GetInfo("")
+	if err != nil {
+		return nil, err
 	}
-	return g
+	instructions, err := policy.Assemble()
+	if err != nil {
+		return nil, err
+	}
+	program := foreignArchitecture(uint32(native.ID))
+	for _, instruction := range instructions {
+		raw, err := instruction.Assemble()
+		if err != nil {
+			return nil, err
+		}
+		program = append(program, unix.SockFilter{Code: raw.Op, Jt: raw.Jt, Jf: raw.Jf, K: raw.K})
+	}
+	return program, nil
 }
 
 // foreignArchitecture kills a process that calls by another architecture's
@@ -68,22 +101,30 @@ func foreignArchitecture(native uint32) []unix.SockFilter {
 	}
 }
 
-// installFilter installs the deny-list on the calling thread, or with
+// installFilters installs the deny-list on the calling thread, or with
 // SECCOMP_FILTER_FLAG_TSYNC on all. no_new_privs must be set.
-func installFilter(flags uintptr) error {
-	program, err := filter()
+func installFilters(flags uintptr) error {
+	programs, err := filters()
 	if err != nil {
 		return err
 	}
+	for _, program := range programs {
+		if err := install(program, flags); err != nil {
+			return fmt.Errorf("install seccomp filter: %w", err)
+		}
+	}
+	return nil
+}
+
+func install(program []unix.SockFilter, flags uintptr) error {
 	prog := unix.SockFprog{Len: uint16(len(program)), Filter: &program[0]}
 	// With TSYNC a thread that cannot follow is returned as a positive number.
 	thread, _, e := unix.RawSyscall(unix.SYS_SECCOMP, unix.SECCOMP_SET_MODE_FILTER, flags, uintptr(unsafe.Pointer(&prog)))
 	if e != 0 {
-		return fmt.Errorf("install seccomp filter: %w", e)
+		return e
 	}
 	if thread != 0 {
-		return fmt.Errorf("install seccomp filter: thread %d has another", thread)
+		return fmt.Errorf("thread %d has another", thread)
 	}
-	runtime.KeepAlive(program)
 	return nil
 }

@@ -97,7 +97,7 @@ func (in *initProcess) drop() error {
 		{"set not dumpable", func() error { return unix.Prctl(unix.PR_SET_DUMPABLE, 0, 0, 0, 0) }},
 		{"arm parent death signal", dieWithAgent},
 		{"set no_new_privs", setNoNewPrivs},
-		{"install seccomp filter", func() error { return installFilter(unix.SECCOMP_FILTER_FLAG_TSYNC) }},
+		{"install seccomp filter", func() error { return installFilters(unix.SECCOMP_FILTER_FLAG_TSYNC) }},
 	})
 }
 
