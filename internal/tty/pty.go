@@ -24,6 +24,9 @@ type Size struct {
 	Cols uint16 `json:"cols"`
 }
 
+// ErrNotTerminal is returned for a file that is no terminal.
+var ErrNotTerminal = errors.New("not a terminal")
+
 // Open opens a pty pair from /dev/ptmx. Neither end becomes a controlling
 // terminal, and reads and writes of both block: the slave is made to be a
 // program's standard stream.
@@ -41,20 +44,47 @@ func Open() (master, slave *os.File, err error) {
 }
 
 // IsTerminal reports whether a descriptor is a terminal.
-func IsTerminal(f *os.File) bool { return term.IsTerminal(int(f.Fd())) }
+func IsTerminal(f *os.File) bool {
+	is := false
+	_ = withFD(f, func(fd int) error {
+		is = term.IsTerminal(fd)
+		return nil
+	})
+	return is
+}
+
+// withFD runs fn with f's descriptor. File.Fd would put a file that does not block
+// back to blocking, and so end its deadlines (and so do creack/pty's functions).
+func withFD(f *os.File, fn func(fd int) error) error {
+	conn, err := f.SyscallConn()
+	if err != nil {
+		return err
+	}
+	var failed error
+	if err := conn.Control(func(fd uintptr) { failed = fn(int(fd)) }); err != nil {
+		return err
+	}
+	return failed
+}
 
 // SizeOf returns the size of the terminal f.
 func SizeOf(f *os.File) (Size, error) {
-	size, err := pty.GetsizeFull(f)
+	var size *unix.Winsize
+	err := withFD(f, func(fd int) (err error) {
+		size, err = unix.IoctlGetWinsize(fd, unix.TIOCGWINSZ)
+		return err
+	})
 	if err != nil {
 		return Size{}, fmt.Errorf("read terminal size: %w", err)
 	}
-	return Size{Rows: size.Rows, Cols: size.Cols}, nil
+	return Size{Rows: size.Row, Cols: size.Col}, nil
 }
 
 // SetSize sets the size of the terminal f; what runs in it gets SIGWINCH.
 func SetSize(f *os.File, size Size) error {
-	if err := pty.Setsize(f, &pty.Winsize{Rows: size.Rows, Cols: size.Cols}); err != nil {
+	winsize := &unix.Winsize{Row: size.Rows, Col: size.Cols}
+	err := withFD(f, func(fd int) error { return unix.IoctlSetWinsize(fd, unix.TIOCSWINSZ, winsize) })
+	if err != nil {
 		return fmt.Errorf("set terminal size: %w", err)
 	}
 	return nil
