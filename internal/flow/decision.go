@@ -87,6 +87,7 @@ const (
 	ReasonLimit            Reason = "limit" // too many connections at once
 	ReasonTimeout          Reason = "timeout"
 	ReasonShutdown         Reason = "shutdown"
+	ReasonInternal         Reason = "internal_error" // a fault of the agent itself
 )
 
 // Reasons of the kernel hooks, one for each REJECT_ constant of bpf/types.h.

@@ -1,0 +1,146 @@
+package relay
+
+import (
+	"errors"
+	"io"
+	"net"
+	"os"
+	"syscall"
+	"time"
+
+	"github.com/ringfence/ringfence/internal/flow"
+)
+
+// spliceFrom is how many bytes must be waiting for splice(2) to be worth it.
+//
+// Measured over loopback on two cores: a plain copy reaches a fifth to a third
+// of the throughput of splice, and is as fast for small messages. But a splice
+// that waits holds a pipe for each direction (four descriptors a connection,
+// and kernel memory), so none is begun that would have to wait.
+const spliceFrom = 32 << 10
+
+// splice moves bytes both ways until both ends have said that they are done, or
+// one of them broke. in may hold first bytes of the client.
+func (c *conn) splice(in *inlet) {
+	done := make(chan struct{})
+	go c.fromUpstream(done)
+	c.guard(func() {
+		p := pump{c: c, in: in, dst: c.upstream, moved: &c.record.Sent, from: "the program", to: "the upstream"}
+		if c.passHello(&p) {
+			p.run()
+		}
+	})
+	<-done
+}
+
+// fromUpstream is the direction that never waits for anything.
+func (c *conn) fromUpstream(done chan<- struct{}) {
+	defer close(done)
+	c.guard(func() {
+		in, err := newInlet(c.upstream, &c.relay.buffers)
+		if err != nil {
+			return // cut meanwhile
+		}
+		p := pump{c: c, in: in, dst: c.client, moved: &c.record.Received, from: "the upstream", to: "the program"}
+		p.run()
+	})
+}
+
+// pump is one direction of a connection.
+type pump struct {
+	c        *conn
+	in       *inlet
+	dst      *net.TCPConn
+	moved    *int64
+	from, to string // who they are, for a person
+	bulk     io.LimitedReader
+	touched  time.Time // when the deadline of a half-closed connection was set
+}
+
+// run moves bytes until src ends or something breaks.
+func (p *pump) run() {
+	for {
+		if err := p.in.fill(); err != nil {
+			p.stop(err, p.from)
+			return
+		}
+		much := p.in.held == len(buffer{})
+		if err := p.flush(); err != nil {
+			p.stop(err, p.to)
+			return
+		}
+		if much {
+			if err := p.runBulk(); err != nil {
+				p.stop(err, "one side")
+				return
+			}
+		}
+		p.touch()
+	}
+}
+
+// flush writes what the inlet holds.
+func (p *pump) flush() error {
+	n, err := p.dst.Write(p.in.bytes())
+	*p.moved += int64(n)
+	p.in.drop(p.in.held)
+	return err
+}
+
+// runBulk splices what the kernel holds already, as long as that is much.
+func (p *pump) runBulk() error {
+	for {
+		n := p.in.pending()
+		if n < spliceFrom {
+			return nil
+		}
+		p.bulk = io.LimitedReader{R: p.in.src, N: int64(n)}
+		moved, err := p.dst.ReadFrom(&p.bulk)
+		*p.moved += moved
+		if err != nil || moved == 0 {
+			return err
+		}
+		p.touch()
+	}
+}
+
+// stop ends the direction. A proper end is passed on as one; anything else
+// breaks the other direction too.
+func (p *pump) stop(err error, who string) {
+	switch {
+	case errors.Is(err, io.EOF):
+		p.dst.CloseWrite() // fails where dst is gone, which the other direction sees
+		p.c.halfClose()
+	case errors.Is(err, net.ErrClosed): // cut: the reason is noted
+	case errors.Is(err, os.ErrDeadlineExceeded):
+		p.c.cut(interrupted(flow.ReasonTimeout, "half-closed, and silent since"))
+	case errors.Is(err, syscall.ETIMEDOUT):
+		p.c.cut(broken(who + " does not answer any more"))
+	default:
+		p.c.cut(broken("reset by " + who))
+	}
+}
+
+// halfClose bounds what is left of a connection of which one direction ended.
+// The ended direction uses no deadline any more, so both sides get it.
+func (c *conn) halfClose() {
+	c.half.Store(true)
+	c.extend()
+}
+
+func (c *conn) extend() {
+	deadline := time.Now().Add(c.relay.cfg.HalfCloseIdle)
+	c.client.SetDeadline(deadline)
+	c.upstream.SetDeadline(deadline)
+}
+
+// touch moves the deadline of a half-closed connection on, now and then.
+func (p *pump) touch() {
+	if !p.c.half.Load() {
+		return
+	}
+	if now := time.Now(); now.Sub(p.touched) > p.c.relay.cfg.HalfCloseIdle/16 {
+		p.touched = now
+		p.c.extend()
+	}
+}
