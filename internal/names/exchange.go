@@ -24,10 +24,10 @@ const (
 )
 
 // query asks the servers in turn for the records of one type, until one knows.
-func (r *Resolver) query(ctx context.Context, host string, qtype uint16) answer {
+func (r *Resolver) query(ctx context.Context, host string, qtype uint16) outcome {
 	servers := r.servers()
 	if len(servers) == 0 {
-		return answer{err: ErrNoServers}
+		return outcome{err: ErrNoServers}
 	}
 	var errs []error // of the last round
 	for range queryRounds {
@@ -38,17 +38,17 @@ func (r *Resolver) query(ctx context.Context, host string, qtype uint16) answer 
 				return found
 			}
 			if ctx.Err() != nil {
-				return answer{err: fmt.Errorf("%w in time", ErrNoAnswer)}
+				return outcome{err: fmt.Errorf("%w in time", ErrNoAnswer)}
 			}
 			errs = append(errs, fmt.Errorf("%s: %w", server, err))
 		}
 	}
-	return answer{err: fmt.Errorf("%w: %w", ErrNoAnswer, errors.Join(errs...))}
+	return outcome{err: fmt.Errorf("%w: %w", ErrNoAnswer, errors.Join(errs...))}
 }
 
 // ask puts one question to one server, by UDP and where that does not fit by
 // TCP. The error means that another server may know better.
-func ask(ctx context.Context, server netip.AddrPort, host string, qtype uint16) (answer, error) {
+func ask(ctx context.Context, server netip.AddrPort, host string, qtype uint16) (outcome, error) {
 	ctx, cancel := context.WithTimeout(ctx, queryTimeout)
 	defer cancel()
 	question := new(dns.Msg).SetQuestion(dns.Fqdn(host), qtype)
@@ -59,13 +59,13 @@ func ask(ctx context.Context, server netip.AddrPort, host string, qtype uint16) 
 	}
 	switch {
 	case err != nil:
-		return answer{}, err
+		return outcome{}, err
 	case reply.Truncated:
-		return answer{}, errors.New("truncated over TCP")
+		return outcome{}, errors.New("truncated over TCP")
 	case reply.Rcode == dns.RcodeNameError:
-		return answer{err: ErrNoSuchHost}, nil
+		return outcome{err: ErrNoSuchHost}, nil
 	case reply.Rcode != dns.RcodeSuccess:
-		return answer{}, fmt.Errorf("answered %s", dns.RcodeToString[reply.Rcode])
+		return outcome{}, fmt.Errorf("answered %s", dns.RcodeToString[reply.Rcode])
 	}
 	return addresses(reply, question.Question[0]), nil
 }
@@ -113,7 +113,7 @@ func answers(reply, question *dns.Msg) bool {
 
 // addresses follows the aliases of a reply from the name that was asked, and
 // returns the addresses at their end. Records of other names mean nothing.
-func addresses(reply *dns.Msg, question dns.Question) answer {
+func addresses(reply *dns.Msg, question dns.Question) outcome {
 	owner, ttl := question.Name, maxTTL
 	for range maxAliases + 1 {
 		var alias *dns.CNAME
@@ -133,14 +133,14 @@ func addresses(reply *dns.Msg, question dns.Question) answer {
 			}
 		}
 		if len(found) > 0 {
-			return answer{addrs: found[:min(len(found), maxFamilyAddrs)], ttl: max(ttl, minTTL)}
+			return outcome{addrs: found[:min(len(found), maxFamilyAddrs)], ttl: max(ttl, minTTL)}
 		}
 		if alias == nil {
 			break
 		}
 		owner, ttl = alias.Target, min(ttl, ttlOf(alias.Header()))
 	}
-	return answer{err: ErrNoSuchHost}
+	return outcome{err: ErrNoSuchHost}
 }
 
 func addressOf(rr dns.RR) (netip.Addr, bool) {

@@ -14,7 +14,7 @@ var ErrPoolExhausted = errors.New("no synthetic address left")
 
 const (
 	defaultMaxNames = 16384
-	maxMaxNames     = 1 << 20
+	poolLimit       = 1 << 20
 	// firstIndex leaves the low addresses of both prefixes to the sandbox's
 	// own interfaces.
 	firstIndex = 256
@@ -50,8 +50,8 @@ func NewPool(cfg PoolConfig) (*Pool, error) {
 	if cfg.Max == 0 {
 		cfg.Max = defaultMaxNames
 	}
-	if cfg.Max < 0 || cfg.Max > maxMaxNames {
-		return nil, fmt.Errorf("make name pool of %d names: must be 1 to %d", cfg.Max, maxMaxNames)
+	if cfg.Max < 0 || cfg.Max > poolLimit {
+		return nil, fmt.Errorf("make name pool of %d names: must be 1 to %d", cfg.Max, poolLimit)
 	}
 	if !cfg.V4.Addr().Is4() || !cfg.V6.Addr().Is6() || cfg.V6.Addr().Is4In6() {
 		return nil, fmt.Errorf("make name pool of %s and %s: must be an IPv4 and an IPv6 prefix", cfg.V4, cfg.V6)

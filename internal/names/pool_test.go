@@ -99,7 +99,7 @@ func TestNewPoolRefuses(t *testing.T) {
 	prefix := netip.MustParsePrefix
 	for name, cfg := range map[string]PoolConfig{
 		"negative":        {Max: -1},
-		"too many":        {Max: maxMaxNames + 1},
+		"too many":        {Max: poolLimit + 1},
 		"no room in IPv4": {V4: prefix("198.18.0.0/24"), Max: 1},
 		"wraps IPv4":      {V4: prefix("255.255.255.0/24"), Max: 1},
 		"no room in IPv6": {V6: prefix("fd00::/120"), Max: 1},

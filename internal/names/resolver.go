@@ -53,13 +53,13 @@ type ResolverConfig struct {
 type Resolver struct {
 	servers func() []netip.AddrPort
 	timeout time.Duration
-	cache   *lru.Cache[string, answer]
+	cache   *lru.Cache[string, outcome]
 	flights singleflight.Group
 	slots   chan struct{} // one for each lookup under way
 }
 
-// answer is what a lookup came to.
-type answer struct {
+// outcome is what a lookup came to.
+type outcome struct {
 	addrs   []netip.Addr
 	ttl     time.Duration
 	err     error
@@ -80,7 +80,7 @@ func NewResolver(cfg ResolverConfig) (*Resolver, error) {
 	if len(cfg.Servers) > maxServers {
 		return nil, fmt.Errorf("make resolver: %d servers, at most %d", len(cfg.Servers), maxServers)
 	}
-	cache, err := lru.New[string, answer](cfg.CacheSize)
+	cache, err := lru.New[string, outcome](cfg.CacheSize)
 	if err != nil {
 		return nil, fmt.Errorf("make resolver cache: %w", err)
 	}
@@ -116,7 +116,7 @@ func (r *Resolver) Resolve(ctx context.Context, host string) ([]netip.Addr, erro
 	})
 	select {
 	case result := <-flight:
-		found := result.Val.(answer)
+		found := result.Val.(outcome)
 		return found.addrs, found.err
 	case <-ctx.Done():
 		return nil, fmt.Errorf("resolve %s: %w", host, ctx.Err())
@@ -124,19 +124,19 @@ func (r *Resolver) Resolve(ctx context.Context, host string) ([]netip.Addr, erro
 }
 
 // lookup asks for both families at once.
-func (r *Resolver) lookup(ctx context.Context, host string) answer {
+func (r *Resolver) lookup(ctx context.Context, host string) outcome {
 	select {
 	case r.slots <- struct{}{}:
 		defer func() { <-r.slots }()
 	case <-ctx.Done():
-		return answer{err: ErrNoAnswer, ttl: failureTTL}
+		return outcome{err: ErrNoAnswer, ttl: failureTTL}
 	}
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
-	a, aaaa := make(chan answer, 1), make(chan answer, 1)
+	a, aaaa := make(chan outcome, 1), make(chan outcome, 1)
 	go func() { a <- r.query(ctx, host, dns.TypeA) }()
 	go func() { aaaa <- r.query(ctx, host, dns.TypeAAAA) }()
-	var v4, v6 answer
+	var v4, v6 outcome
 	select {
 	case v4 = <-a:
 		v6 = other(v4, aaaa, cancel)
@@ -148,7 +148,7 @@ func (r *Resolver) lookup(ctx context.Context, host string) answer {
 
 // other waits for the second family. Once the first has addresses it is
 // cancelled after the grace, which makes it answer at once.
-func other(first answer, second <-chan answer, cancel func()) answer {
+func other(first outcome, second <-chan outcome, cancel func()) outcome {
 	if first.err == nil {
 		defer time.AfterFunc(familyGrace, cancel).Stop()
 	}
@@ -157,23 +157,23 @@ func other(first answer, second <-chan answer, cancel func()) answer {
 
 // merge makes one answer of both families'. A family without addresses does not
 // matter beside one with, other than for how long that is believed.
-func merge(v6, v4 answer) answer {
+func merge(v6, v4 outcome) outcome {
 	switch {
 	case v6.err == nil && v4.err == nil:
-		return answer{addrs: append(v6.addrs, v4.addrs...), ttl: min(v6.ttl, v4.ttl)}
+		return outcome{addrs: append(v6.addrs, v4.addrs...), ttl: min(v6.ttl, v4.ttl)}
 	case v6.err == nil:
-		return answer{addrs: v6.addrs, ttl: min(v6.ttl, besideTTL(v4))}
+		return outcome{addrs: v6.addrs, ttl: min(v6.ttl, besideTTL(v4))}
 	case v4.err == nil:
-		return answer{addrs: v4.addrs, ttl: min(v4.ttl, besideTTL(v6))}
+		return outcome{addrs: v4.addrs, ttl: min(v4.ttl, besideTTL(v6))}
 	case errors.Is(v4.err, ErrNoSuchHost) && errors.Is(v6.err, ErrNoSuchHost):
-		return answer{err: ErrNoSuchHost, ttl: negativeTTL}
+		return outcome{err: ErrNoSuchHost, ttl: negativeTTL}
 	case errors.Is(v4.err, ErrNoSuchHost):
-		return answer{err: v6.err, ttl: failureTTL}
+		return outcome{err: v6.err, ttl: failureTTL}
 	}
-	return answer{err: v4.err, ttl: failureTTL}
+	return outcome{err: v4.err, ttl: failureTTL}
 }
 
-func besideTTL(failed answer) time.Duration {
+func besideTTL(failed outcome) time.Duration {
 	if errors.Is(failed.err, ErrNoSuchHost) {
 		return maxTTL
 	}
