@@ -9,6 +9,7 @@ import (
 	"fmt"
 
 	lru "github.com/hashicorp/golang-lru/v2"
+
 	"github.com/ringfence/ringfence/internal/flow"
 )
 

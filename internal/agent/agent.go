@@ -1,0 +1,127 @@
+// Package agent wires the rooms together: it starts them in order, hands each
+// the narrow interface of the next, and stops them in reverse.
+//
+// It owns one instance: a lock, one parent cgroup with the hooks attached to it,
+// and the sandboxes below. It decides nothing itself.
+package agent
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net/netip"
+	"path/filepath"
+	"sync"
+
+	"github.com/ringfence/ringfence/internal/cgroup"
+	"github.com/ringfence/ringfence/internal/datapath"
+	"github.com/ringfence/ringfence/internal/flow"
+	"github.com/ringfence/ringfence/internal/names"
+)
+
+// Sink takes every record. Emit must not wait for long.
+type Sink interface {
+	Emit(*flow.Record)
+}
+
+// Config is what all sandboxes of an agent share.
+type Config struct {
+	// Resolvers are asked for names that a connection was allowed to. Empty: the
+	// system's, of /etc/resolv.conf.
+	Resolvers []netip.AddrPort
+	// Trusted are special-purpose networks that names may resolve to.
+	Trusted []netip.Prefix
+	Sink    Sink
+	Log     *slog.Logger
+}
+
+// Agent is a started instance.
+type Agent struct {
+	cfg      Config
+	instance *instance
+	parent   *cgroup.Group
+	datapath *datapath.Datapath
+	resolver *names.Resolver
+	stop     context.CancelFunc
+	tasks    sync.WaitGroup
+
+	mu        sync.Mutex
+	sandboxes map[uint64]*Sandbox // by cgroup id
+}
+
+// Start removes what dead agents left, attaches the hooks and waits for sandboxes
+// to be created. An error leaves nothing behind.
+func Start(ctx context.Context, cfg Config) (a *Agent, err error) {
+	ctx, stop := context.WithCancel(context.WithoutCancel(ctx))
+	a = &Agent{cfg: cfg, stop: stop, sandboxes: map[uint64]*Sandbox{}}
+	defer func() {
+		if err != nil {
+			err = errors.Join(err, a.Close())
+		}
+	}()
+	if a.resolver, err = names.NewResolver(names.ResolverConfig{Servers: cfg.Resolvers}); err != nil {
+		return nil, err
+	}
+	if a.instance, err = claimInstance(cfg.Log); err != nil {
+		return nil, err
+	}
+	if err := a.makeParent(); err != nil {
+		return nil, err
+	}
+	a.datapath, err = datapath.Load(datapath.Config{
+		Parent: a.parent.Path(), ParentID: a.parent.ID(), PinDir: a.instance.pinDir(),
+	})
+	if err != nil {
+		return nil, fmt.Errorf("start hooks: %w", err)
+	}
+	a.tasks.Go(func() { a.watchRejections(ctx) })
+	return a, nil
+}
+
+// Number tells this agent from others that run on the host at the same time.
+func (a *Agent) Number() uint32 { return a.instance.number }
+
+// Close ends every sandbox and removes all that Start made.
+func (a *Agent) Close() error {
+	var errs []error
+	for _, sb := range a.all() {
+		errs = append(errs, sb.Close())
+	}
+	a.stop()
+	a.tasks.Wait()
+	if a.datapath != nil {
+		errs = append(errs, a.datapath.Remove())
+	}
+	if a.parent != nil {
+		errs = append(errs, a.parent.Remove(), a.parent.Close())
+	}
+	if a.instance != nil {
+		errs = append(errs, a.instance.release())
+	}
+	return errors.Join(errs...)
+}
+
+// makeParent makes the cgroup to which the hooks are attached once.
+func (a *Agent) makeParent() error {
+	root, err := cgroup.Find()
+	if err != nil {
+		return err
+	}
+	path := a.instance.cgroup(root)
+	if err := makeDir(filepath.Dir(path), 0o755); err != nil {
+		return fmt.Errorf("make cgroup: %w", err)
+	}
+	a.parent, err = cgroup.Create(path)
+	return err
+}
+
+func (a *Agent) all() []*Sandbox {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	all := make([]*Sandbox, 0, len(a.sandboxes))
+	for _, sb := range a.sandboxes {
+		all = append(all, sb)
+	}
+	return all
+}

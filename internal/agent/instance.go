@@ -1,0 +1,160 @@
+package agent
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"log/slog"
+	"math/rand/v2"
+	"os"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/ringfence/ringfence/internal/cgroup"
+	"github.com/ringfence/ringfence/internal/datapath"
+)
+
+// Where an instance keeps what outlives its process.
+const (
+	stateRoot  = "/run/ringfence"
+	pinRoot    = "/sys/fs/bpf/ringfence"
+	cgroupRoot = "ringfence" // below the cgroup2 mount
+	namePrefix = "run-"
+)
+
+const (
+	maxInstances   = 1 << 16 // one reserved uid each
+	claimAttempts  = 64
+	leftoverKilled = 5 * time.Second
+)
+
+// instance is one agent's claim on a number: a directory with a lock file. The
+// lock ends with the process, however it ends: a directory whose lock is free is
+// a leftover.
+type instance struct {
+	number uint32
+	dir    string
+	lock   *os.File
+}
+
+// claimInstance removes leftovers and claims a free number.
+func claimInstance(log *slog.Logger) (*instance, error) {
+	if err := makeDir(stateRoot, 0o700); err != nil {
+		return nil, fmt.Errorf("make state directory: %w", err)
+	}
+	// Held while leftovers are told from claims that are just being made.
+	global, err := lockFile(filepath.Join(stateRoot, "lock"), unix.LOCK_EX)
+	if err != nil {
+		return nil, err
+	}
+	defer global.Close()
+	removeLeftovers(log)
+	for range claimAttempts {
+		number := rand.Uint32N(maxInstances)
+		dir := filepath.Join(stateRoot, namePrefix+strconv.FormatUint(uint64(number), 10))
+		err := os.Mkdir(dir, 0o700)
+		if errors.Is(err, fs.ErrExist) {
+			continue
+		}
+		if err != nil {
+			return nil, fmt.Errorf("claim instance: %w", err)
+		}
+		lock, err := lockFile(filepath.Join(dir, "lock"), unix.LOCK_EX|unix.LOCK_NB)
+		if err != nil {
+			return nil, errors.Join(err, os.RemoveAll(dir))
+		}
+		return &instance{number: number, dir: dir, lock: lock}, nil
+	}
+	return nil, fmt.Errorf("claim instance: no free number after %d attempts", claimAttempts)
+}
+
+func (i *instance) name() string { return filepath.Base(i.dir) }
+
+func (i *instance) pinDir() string { return filepath.Join(pinRoot, i.name()) }
+
+func (i *instance) cgroup(root string) string { return filepath.Join(root, cgroupRoot, i.name()) }
+
+// release gives the number back. The directory goes while the lock is held.
+func (i *instance) release() error {
+	return errors.Join(os.RemoveAll(i.dir), i.lock.Close())
+}
+
+// removeLeftovers removes what agents left that were killed. One that cannot be
+// removed stays fenced, and is tried again at the next start.
+func removeLeftovers(log *slog.Logger) {
+	dirs, err := filepath.Glob(filepath.Join(stateRoot, namePrefix+"*"))
+	if err != nil {
+		return // only for a malformed pattern
+	}
+	for _, dir := range dirs {
+		lock, err := lockFile(filepath.Join(dir, "lock"), unix.LOCK_EX|unix.LOCK_NB)
+		if errors.Is(err, unix.EWOULDBLOCK) {
+			continue // its agent lives
+		}
+		if err == nil {
+			dead := &instance{dir: dir, lock: lock}
+			err = dead.remove()
+		}
+		if err != nil {
+			log.Warn("could not remove what a dead agent left", "instance", filepath.Base(dir), "error", err)
+			continue
+		}
+		log.Info("removed what a dead agent left", "instance", filepath.Base(dir))
+	}
+}
+
+// remove ends what is left of an instance: processes first, hooks after them.
+func (i *instance) remove() error {
+	root, err := cgroup.Find()
+	if err != nil {
+		return err
+	}
+	if err := removeCgroup(i.cgroup(root)); err != nil {
+		return err
+	}
+	if err := datapath.Unpin(i.pinDir()); err != nil {
+		return err
+	}
+	return i.release()
+}
+
+func removeCgroup(path string) error {
+	group, err := cgroup.Open(path)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	defer group.Close()
+	ctx, cancel := context.WithTimeout(context.Background(), leftoverKilled)
+	defer cancel()
+	if err := group.Kill(ctx); err != nil {
+		return err
+	}
+	return group.Remove()
+}
+
+func lockFile(path string, how int) (*os.File, error) {
+	file, err := os.OpenFile(path, os.O_CREATE|os.O_RDWR, 0o600)
+	if err != nil {
+		return nil, fmt.Errorf("open lock: %w", err)
+	}
+	if err := unix.Flock(int(file.Fd()), how); err != nil {
+		_ = file.Close()
+		return nil, fmt.Errorf("lock %s: %w", strings.TrimPrefix(path, stateRoot+"/"), err)
+	}
+	return file, nil
+}
+
+func makeDir(path string, mode fs.FileMode) error {
+	if err := os.Mkdir(path, mode); err != nil && !errors.Is(err, fs.ErrExist) {
+		return err
+	}
+	return nil
+}

@@ -1,0 +1,47 @@
+package agent
+
+import (
+	"context"
+	"time"
+
+	"github.com/ringfence/ringfence/internal/flow"
+)
+
+// watchRejections turns what the hooks refused into records.
+func (a *Agent) watchRejections(ctx context.Context) {
+	if err := a.datapath.Rejections(ctx, a.recordRejection); err != nil {
+		a.cfg.Log.Error("rejections are counted, but no longer recorded", "error", err)
+	}
+}
+
+func (a *Agent) recordRejection(cgroupID uint64, r flow.Rejection) {
+	// glibc connects a UDP socket to every address that it sorts. Nothing is sent,
+	// so the hooks' count says enough.
+	if r.Reason == flow.ReasonUDPConnect {
+		return
+	}
+	record := &flow.Record{
+		Time:    time.Now(),
+		Verdict: flow.Deny,
+		Engine:  flow.EngineKernel,
+		Reason:  r.Reason,
+		Mode:    flow.ModeKernel,
+		PID:     r.PID,
+		UID:     r.UID,
+		ExecID:  r.Exec.String(),
+		Count:   r.Count,
+	}
+	if r.Destination.IsValid() {
+		record.SetTarget(flow.AddrTarget(r.Destination))
+	}
+	if sb := a.sandbox(cgroupID); sb != nil {
+		sb.describe(record, r)
+	}
+	a.cfg.Sink.Emit(record)
+}
+
+func (a *Agent) sandbox(cgroupID uint64) *Sandbox {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	return a.sandboxes[cgroupID]
+}

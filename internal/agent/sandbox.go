@@ -1,0 +1,166 @@
+package agent
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net/netip"
+	"path/filepath"
+	"sync"
+	"time"
+
+	"github.com/ringfence/ringfence/internal/datapath"
+	"github.com/ringfence/ringfence/internal/flow"
+	"github.com/ringfence/ringfence/internal/identity"
+	"github.com/ringfence/ringfence/internal/names"
+	"github.com/ringfence/ringfence/internal/policy"
+	"github.com/ringfence/ringfence/internal/relay"
+	"github.com/ringfence/ringfence/internal/sandbox"
+)
+
+// drainTimeout bounds the wait for connections to end with their sandbox.
+const drainTimeout = 5 * time.Second
+
+// SandboxConfig says what one sandbox is and may do.
+type SandboxConfig struct {
+	Name   string
+	Engine *policy.Engine
+	// Visible are host paths that stay visible under masked directories.
+	Visible []string
+}
+
+// Sandbox is a sandbox with its services: DNS, capture and the explicit proxy.
+type Sandbox struct {
+	*sandbox.Sandbox
+	agent      *Agent
+	identities *identity.Table
+	pool       *names.Pool
+	relay      *relay.Relay
+	stop       context.CancelFunc
+	services   sync.WaitGroup
+}
+
+// CreateSandbox makes a sandbox and serves it. It returns once a command may be
+// started. An error leaves nothing behind.
+func (a *Agent) CreateSandbox(ctx context.Context, cfg SandboxConfig) (_ *Sandbox, err error) {
+	sb := &Sandbox{agent: a}
+	if sb.identities, err = identity.NewTable(a.datapath, identity.DefaultSize); err != nil {
+		return nil, err
+	}
+	if sb.pool, err = names.NewPool(names.PoolConfig{}); err != nil {
+		return nil, err
+	}
+	sb.Sandbox, err = sandbox.Create(ctx, sandbox.Config{
+		Name:     cfg.Name,
+		Cgroup:   filepath.Join(a.parent.Path(), cfg.Name),
+		Datapath: a.datapath,
+		Visible:  cfg.Visible,
+	})
+	if err != nil {
+		return nil, err
+	}
+	sb.serve(ctx, cfg)
+	a.mu.Lock()
+	a.sandboxes[sb.CgroupID()] = sb
+	a.mu.Unlock()
+	return sb, nil
+}
+
+// serve starts the services. They end with Close, not with the caller's context.
+func (sb *Sandbox) serve(ctx context.Context, cfg SandboxConfig) {
+	ctx, sb.stop = context.WithCancel(context.WithoutCancel(ctx))
+	a, listeners := sb.agent, sb.Listeners()
+	origins := a.datapath.Origins(sb.NetnsCookie())
+
+	server := names.NewServer(names.ServerConfig{
+		Sandbox:    cfg.Name,
+		Pool:       sb.pool,
+		Zone:       cfg.Engine,
+		Askers:     askers{origins, sb.identities},
+		Sink:       a.cfg.Sink,
+		Generation: cfg.Engine.Generation,
+	})
+	sb.relay = relay.New(relay.Config{
+		Sandbox:    cfg.Name,
+		Origins:    origins,
+		Identities: sb.identities,
+		Names:      sb.pool,
+		Decider:    cfg.Engine,
+		Dialer:     names.NewDialer(names.DialerConfig{Resolver: a.resolver, Trusted: a.cfg.Trusted}),
+		Sink:       a.cfg.Sink,
+		Report:     func(err error) { a.cfg.Log.Error("relay", "sandbox", cfg.Name, "error", err) },
+	})
+	sb.service("dns", func() error { return server.Serve(ctx, listeners.DNS, listeners.DNSOverTCP) })
+	for _, l := range listeners.Capture {
+		sb.service("capture", func() error { return sb.relay.ServeCapture(ctx, l) })
+	}
+	for _, l := range listeners.Proxy {
+		sb.service("proxy", func() error { return sb.relay.ServeProxy(ctx, l) })
+	}
+}
+
+// service runs one service. One that fails leaves its part of the sandbox
+// without an answer: fenced, so it is told, and nothing else is done.
+func (sb *Sandbox) service(name string, run func() error) {
+	sb.services.Go(func() {
+		if err := run(); err != nil {
+			sb.agent.cfg.Log.Error("service ended", "sandbox", sb.Name(), "service", name, "error", err)
+		}
+	})
+}
+
+// Close ends the sandbox's processes, then its connections, then removes it.
+func (sb *Sandbox) Close() error {
+	sb.agent.mu.Lock()
+	_, open := sb.agent.sandboxes[sb.CgroupID()]
+	delete(sb.agent.sandboxes, sb.CgroupID())
+	sb.agent.mu.Unlock()
+	if !open {
+		return nil
+	}
+	killed := sb.Kill()
+	ctx, cancel := context.WithTimeout(context.Background(), drainTimeout)
+	defer cancel()
+	drained := sb.relay.Shutdown(ctx)
+	sb.stop()
+	sb.services.Wait()
+	if err := errors.Join(killed, drained, sb.Sandbox.Close()); err != nil {
+		return fmt.Errorf("close sandbox %s: %w", sb.Name(), err)
+	}
+	return nil
+}
+
+// describe fills in what is known of a sandbox's rejection.
+func (sb *Sandbox) describe(record *flow.Record, r flow.Rejection) {
+	record.Sandbox = sb.Name()
+	if !r.Exec.IsZero() {
+		// An exec that has ended is not known any more: the pid must do.
+		if id, err := sb.identities.Lookup(r.Exec); err == nil {
+			record.SetIdentity(id)
+		}
+	}
+	if r.Destination.IsValid() {
+		if host, ok := sb.pool.Host(r.Destination.Addr()); ok {
+			record.Host = host
+		}
+	}
+}
+
+// askers tells the DNS server which program asked, where that is known.
+type askers struct {
+	origins    *datapath.Origins
+	identities *identity.Table
+}
+
+// Asker implements names.Askers.
+func (a askers) Asker(remote netip.AddrPort) *flow.Identity {
+	exec := a.origins.Asker(remote)
+	if exec.IsZero() {
+		return nil
+	}
+	id, err := a.identities.Lookup(exec)
+	if err != nil {
+		return nil
+	}
+	return id
+}

@@ -1,0 +1,139 @@
+package cli
+
+import (
+	"context"
+	"errors"
+	"io/fs"
+	"log/slog"
+	"os"
+
+	"github.com/spf13/cobra"
+	"golang.org/x/sync/errgroup"
+
+	"github.com/ringfence/ringfence/internal/agent"
+	"github.com/ringfence/ringfence/internal/launch"
+	"github.com/ringfence/ringfence/internal/policy"
+)
+
+// sandboxName is the name of a run's only sandbox.
+const sandboxName = "sandbox"
+
+const runLong = `Runs COMMAND (default: the user's shell) in a new sandbox, with the agent in this
+process. Only what the policy allows is reached; each program is told apart by
+the file that the kernel runs, not by its name.
+
+On a terminal the command gets a terminal of its own, and a summary of what was
+allowed and denied follows at the end. Everything is removed on any exit.
+
+Needs root. The command does not get it: it runs as --user, else as the policy's
+process says, else as the user who called sudo, else as a uid of its own.
+
+Exit status: the command's; 128+n when signal n ended it; 125 when Ringfence
+itself failed; 126 and 127 when the command could not be run or found.`
+
+const runExample = `  sudo ringfence run -- claude
+  sudo ringfence run --policy my.yaml --records - -- git clone https://github.com/octocat/hello
+  sudo ringfence run                      # a shell`
+
+func newRun(env Env, status *int) *cobra.Command {
+	var opts runOptions
+	cmd := &cobra.Command{
+		Use:     "run [flags] [-- COMMAND [ARG...]]",
+		Short:   "Run a command in a new sandbox",
+		Long:    runLong,
+		Example: runExample,
+		RunE: func(cmd *cobra.Command, args []string) error {
+			r, err := opts.resolve(env, args)
+			if err != nil {
+				return err
+			}
+			*status, err = r.run(cmd.Context())
+			return err
+		},
+	}
+	opts.addFlags(cmd.Flags())
+	return cmd
+}
+
+// run is one resolved `ringfence run`.
+type run struct {
+	env         Env
+	settings    settings
+	argv        []string
+	log         *slog.Logger
+	recorder    *recorder
+	interrupted *interrupts
+}
+
+// run returns the command's exit status, or an error where there is none.
+func (r *run) run(ctx context.Context) (status int, err error) {
+	if r.env.UID != 0 {
+		return 0, &hintedError{errors.New("run needs root, to attach hooks and make namespaces"), "sudo ringfence run ..."}
+	}
+	if r.recorder, err = openRecorder(r.env, r.settings.records); err != nil {
+		return 0, err
+	}
+	r.interrupted = catchInterrupts()
+	defer r.interrupted.stop()
+	ctx, cancel := r.interrupted.context(ctx)
+	defer cancel()
+
+	status, err = r.inAgent(ctx)
+	return status, errors.Join(err, r.recorder.close())
+}
+
+// inAgent starts the agent and the policy engine side by side: neither needs the
+// other, and each takes a good part of the time to the first connection.
+func (r *run) inAgent(ctx context.Context) (status int, err error) {
+	var a *agent.Agent
+	var engine *policy.Engine
+	group, groupCtx := errgroup.WithContext(ctx)
+	group.Go(func() (err error) {
+		a, err = agent.Start(groupCtx, agent.Config{
+			Resolvers: r.settings.resolvers, Trusted: r.settings.trusted,
+			Sink: r.recorder, Log: r.log,
+		})
+		return err
+	})
+	group.Go(func() (err error) {
+		engine, err = policy.NewEngine(groupCtx, r.settings.policy, policy.Config{ControlPlane: r.settings.controlPlane})
+		return err
+	})
+	err = group.Wait()
+	if a != nil {
+		defer func() { err = errors.Join(err, a.Close()) }()
+	}
+	if err != nil {
+		return 0, err
+	}
+	return r.inSandbox(ctx, a, engine)
+}
+
+func (r *run) inSandbox(ctx context.Context, a *agent.Agent, engine *policy.Engine) (int, error) {
+	user, err := r.settings.user(a.Number())
+	if err != nil {
+		return 0, err
+	}
+	sb, err := a.CreateSandbox(ctx, agent.SandboxConfig{
+		Name: sandboxName, Engine: engine, Visible: []string{r.settings.workdir},
+	})
+	if err != nil {
+		return 0, err
+	}
+	status, err := r.command(ctx, sb, user)
+	return status, errors.Join(err, sb.Close())
+}
+
+// exists reports whether a path names something that can be looked at.
+func exists(path string) bool {
+	_, err := os.Stat(path)
+	return !errors.Is(err, fs.ErrNotExist)
+}
+
+// argvOr returns the command to run: the user's shell where none was named.
+func (r *run) argvOr(user launch.User) []string {
+	if len(r.argv) > 0 {
+		return r.argv
+	}
+	return []string{user.Shell}
+}

@@ -1,0 +1,103 @@
+package sandbox
+
+import (
+	"context"
+	"errors"
+	"net"
+	"net/netip"
+
+	"github.com/ringfence/ringfence/internal/netns"
+)
+
+// The ports of the agent's listeners inside a sandbox. Its network namespace is
+// new, so nobody else can have them, and the hooks keep it that way.
+const (
+	capturePort = 15001
+	dnsPort     = 15053
+	proxyPort   = 15128
+)
+
+// ProxyURL is the explicit proxy as a program inside the sandbox names it.
+const ProxyURL = "http://127.0.0.1:15128"
+
+var (
+	// ownAddresses make glibc's AI_ADDRCONFIG see both address families: it does
+	// not count 127.0.0.1 and ::1.
+	ownAddresses = []netip.Prefix{
+		netip.MustParsePrefix("198.18.0.1/32"),
+		netip.MustParsePrefix("fd52:696e:67fe:1::1/128"),
+	}
+	// slotRoutes make the IPv6 addresses local by which the hooks tell DNS servers
+	// apart (SLOT_V6 in bpf/verdict.bpf.h). The IPv4 ones are local already.
+	slotRoutes = []netip.Prefix{netip.MustParsePrefix("fd52:696e:67fe:53::/64")}
+)
+
+// Listeners are the agent's sockets inside a sandbox's network namespace, one
+// for each address family.
+type Listeners struct {
+	Capture, Proxy []*net.TCPListener
+	DNS            []*net.UDPConn
+	DNSOverTCP     []net.Listener
+}
+
+func (sb *Sandbox) listen(context.Context, Config) error {
+	sb.onClose(sb.listeners.close)
+	if err := sb.netns.ReservePorts(capturePort, dnsPort, proxyPort); err != nil {
+		return err
+	}
+	loopbacks := []netip.Addr{netip.AddrFrom4([4]byte{127, 0, 0, 1})}
+	wildcards := []netip.Addr{netip.IPv4Unspecified()}
+	if netns.HasIPv6() {
+		loopbacks = append(loopbacks, netip.IPv6Loopback())
+		wildcards = append(wildcards, netip.IPv6Unspecified())
+	}
+	for _, addr := range loopbacks {
+		capture, err := sb.netns.ListenTCP(netip.AddrPortFrom(addr, capturePort))
+		if err != nil {
+			return err
+		}
+		sb.listeners.Capture = append(sb.listeners.Capture, capture)
+		proxy, err := sb.netns.ListenTCP(netip.AddrPortFrom(addr, proxyPort))
+		if err != nil {
+			return err
+		}
+		sb.listeners.Proxy = append(sb.listeners.Proxy, proxy)
+		overTCP, err := sb.netns.ListenTCP(netip.AddrPortFrom(addr, dnsPort))
+		if err != nil {
+			return err
+		}
+		sb.listeners.DNSOverTCP = append(sb.listeners.DNSOverTCP, overTCP)
+	}
+	// DNS over UDP is asked at the address of a slot, so at any local address.
+	for _, addr := range wildcards {
+		conn, err := sb.netns.ListenUDP(netip.AddrPortFrom(addr, dnsPort))
+		if err != nil {
+			return err
+		}
+		sb.listeners.DNS = append(sb.listeners.DNS, conn)
+	}
+	return nil
+}
+
+// close closes what its user has not closed yet.
+func (l *Listeners) close() error {
+	var errs []error
+	closed := func(err error) {
+		if !errors.Is(err, net.ErrClosed) {
+			errs = append(errs, err)
+		}
+	}
+	for i := range l.Capture {
+		closed(l.Capture[i].Close())
+	}
+	for i := range l.Proxy {
+		closed(l.Proxy[i].Close())
+	}
+	for i := range l.DNS {
+		closed(l.DNS[i].Close())
+	}
+	for i := range l.DNSOverTCP {
+		closed(l.DNSOverTCP[i].Close())
+	}
+	return errors.Join(errs...)
+}
