@@ -6,6 +6,11 @@
  */
 #pragma once
 
+#define AF_INET 2
+#define AF_INET6 10
+#define SOCK_STREAM 1
+#define SOCK_DGRAM 2
+
 #define DNS_PORT 53
 
 enum outcome {
@@ -59,9 +64,11 @@ static __always_inline bool is_unspecified(const struct address *a)
 	return is_v4(a) || is_loopback(a);
 }
 
-/* Ports on which the agent listens inside the sandbox. */
+/* Ports on which the agent listens inside the sandbox; 0 is no listener's. */
 static __always_inline bool is_reserved(const struct sandbox *sb, __u16 port)
 {
+	if (!port)
+		return false;
 	return port == sb->capture_port || port == sb->dns_port || port == sb->proxy_port;
 }
 
@@ -73,11 +80,11 @@ static __always_inline struct verdict judge_tcp(const struct sandbox *sb, const 
 		return verdict_of(OUTCOME_DNS);
 	if (!is_loopback(to))
 		return verdict_of(OUTCOME_CAPTURE);
+	if (!is_reserved(sb, port))
+		return verdict_of(OUTCOME_PASS);
 	if (port == sb->proxy_port)
 		return verdict_of(OUTCOME_PROXY);
-	if (is_reserved(sb, port))
-		return reject_for(REJECT_RESERVED_PORT);
-	return verdict_of(OUTCOME_PASS);
+	return reject_for(REJECT_RESERVED_PORT);
 }
 
 /* UDP: DNS is answered, loopback passes, nothing else leaves. */

@@ -20,6 +20,8 @@ import (
 
 	"github.com/ringfence/ringfence/internal/flow"
 	"golang.org/x/sys/unix"
+
+	"github.com/ringfence/ringfence/internal/testenv"
 )
 
 // The ports of the listeners that the fixture makes inside its sandbox.
@@ -95,9 +97,7 @@ func makeCgroup(t *testing.T, path string) uint64 {
 
 func loadDatapath(t *testing.T) (*Datapath, string) {
 	t.Helper()
-	if os.Geteuid() != 0 {
-		t.Skip("needs root")
-	}
+	testenv.Require(t, "ip")
 	name := fmt.Sprintf("ringfence-test-%d-%d", os.Getpid(), time.Now().UnixNano())
 	parent := filepath.Join(cgroup2Root(t), name)
 	id := makeCgroup(t, parent)
