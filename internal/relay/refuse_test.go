@@ -1,0 +1,166 @@
+package relay
+
+import (
+	"context"
+	"errors"
+	"net"
+	"net/netip"
+	"testing"
+	"time"
+
+	"github.com/ringfence/ringfence/internal/flow"
+)
+
+func TestRefused(t *testing.T) {
+	bare := func(change func(*flow.Record)) flow.Record { // before anything is known
+		r := flow.Record{Sandbox: "s", Mode: flow.ModeTransparent}
+		change(&r)
+		return r
+	}
+	for _, tt := range []struct {
+		name   string
+		change func(*fixture, *Config)
+		want   func(*fixture) flow.Record
+	}{
+		{"no origin", func(f *fixture, _ *Config) {
+			f.take = func(netip.AddrPort) (flow.Origin, error) { return flow.Origin{}, errors.New("key does not exist") }
+		}, func(*fixture) flow.Record {
+			return bare(func(r *flow.Record) {
+				r.Engine, r.Reason, r.Detail = flow.EngineIdentity, flow.ReasonNoOrigin, "key does not exist"
+			})
+		}},
+		{"empty origin", func(f *fixture, _ *Config) { f.origin = flow.Origin{} }, func(*fixture) flow.Record {
+			return bare(func(r *flow.Record) {
+				r.Engine, r.Reason, r.Detail = flow.EngineIdentity, flow.ReasonNoOrigin, "origin without a destination"
+			})
+		}},
+		{"proxy's origin", func(f *fixture, _ *Config) { f.origin.Proxy = true }, func(*fixture) flow.Record {
+			return bare(func(r *flow.Record) {
+				r.Engine, r.Reason, r.Detail = flow.EngineIdentity, flow.ReasonNoOrigin, "the origin is of the other listener"
+				r.PID, r.UID, r.ExecID = 7, 1000, "7:1"
+			})
+		}},
+		{"no identity", func(f *fixture, _ *Config) {
+			f.identify = func(flow.ExecID) (*flow.Identity, error) { return nil, nil }
+		}, func(f *fixture) flow.Record {
+			return bare(func(r *flow.Record) {
+				r.Engine, r.Reason, r.Detail = flow.EngineIdentity, flow.ReasonNoIdentity, "unknown exec id"
+				r.PID, r.UID, r.ExecID, r.Host, r.Port, r.Address = 7, 1000, "7:1", "198.18.0.1", 443, "198.18.0.1"
+			})
+		}},
+		{"stale address", func(f *fixture, _ *Config) {
+			f.origin.Destination = netip.AddrPortFrom(syntheticStale, 443)
+		}, func(f *fixture) flow.Record {
+			return f.base(func(r *flow.Record) {
+				r.Verdict, r.Engine, r.Policy, r.Reason, r.Generation = flow.Deny, flow.EngineDNS, "", flow.ReasonStaleAddress, 0
+				r.Host, r.Address, r.Detail, r.Hint = "198.18.0.9", "198.18.0.9", "a synthetic address that stands for no name", hint(flow.ReasonStaleAddress)
+			})
+		}},
+		{"denied name", func(f *fixture, _ *Config) {
+			f.origin.Destination = netip.AddrPortFrom(syntheticDenied, 443)
+		}, func(f *fixture) flow.Record {
+			return f.base(func(r *flow.Record) {
+				r.Verdict, r.Reason, r.Host, r.Address, r.Hint = flow.Deny, flow.ReasonNoEndpoint, deniedHost, "198.18.0.2", "add an endpoint"
+			})
+		}},
+		{"denied literal", func(f *fixture, _ *Config) {
+			f.origin.Destination = netip.MustParseAddrPort("[2001:db8::1]:80")
+		}, func(f *fixture) flow.Record {
+			return f.base(func(r *flow.Record) {
+				r.Verdict, r.Reason, r.Host, r.Port, r.Address, r.Hint = flow.Deny, flow.ReasonNoEndpoint, "2001:db8::1", 80, "2001:db8::1", "add an endpoint"
+			})
+		}},
+		{"no decision", func(f *fixture, _ *Config) {
+			f.decide = func(*flow.Identity, flow.Target) *flow.Decision { return nil }
+		}, func(f *fixture) flow.Record {
+			return f.base(func(r *flow.Record) {
+				r.Verdict, r.Engine, r.Policy, r.Reason, r.Generation = flow.Deny, flow.EngineRelay, "", flow.ReasonPolicyError, 0
+				r.Address, r.Detail = "198.18.0.1", "no decision"
+			})
+		}},
+		{"must be inspected", func(f *fixture, _ *Config) {
+			d := *allowDecision
+			d.Inspect = true
+			f.decide = func(*flow.Identity, flow.Target) *flow.Decision { return &d }
+		}, func(f *fixture) flow.Record {
+			return f.base(func(r *flow.Record) {
+				r.Verdict, r.Engine, r.Reason = flow.Deny, flow.EngineRelay, flow.ReasonInspectionUnavailable
+				r.Address, r.Hint = "198.18.0.1", hint(flow.ReasonInspectionUnavailable)
+			})
+		}},
+		{"panic", func(f *fixture, _ *Config) {
+			f.decide = func(*flow.Identity, flow.Target) *flow.Decision { panic("boom") }
+		}, func(f *fixture) flow.Record {
+			return f.base(func(r *flow.Record) {
+				r.Verdict, r.Engine, r.Policy, r.Reason, r.Generation = flow.Deny, flow.EngineRelay, "", flow.ReasonInternal, 0
+				r.Address, r.Detail = "198.18.0.1", "boom"
+			})
+		}},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			f := newFixture(t, func(f *fixture, cfg *Config) {
+				f.dial = func(context.Context, flow.Target, *flow.Decision) (*net.TCPConn, error) {
+					t.Error("dialled")
+					return nil, errors.New("dialled")
+				}
+				tt.change(f, cfg)
+			})
+			f.expectRefused(f.capture)
+			f.want(tt.want(f))
+		})
+	}
+}
+
+func TestDialErrors(t *testing.T) {
+	for _, tt := range []struct {
+		name string
+		err  error
+		want func(*flow.Record)
+	}{
+		{"denial", &flow.Denial{Engine: flow.EngineSSRF, Reason: flow.ReasonPrivateAddress, Detail: "10.0.0.1 is private", Addr: netip.MustParseAddrPort("10.0.0.1:443")}, func(r *flow.Record) {
+			r.Engine, r.Reason, r.Detail, r.Address, r.Hint = flow.EngineSSRF, flow.ReasonPrivateAddress, "10.0.0.1 is private", "10.0.0.1", hint(flow.ReasonPrivateAddress)
+		}},
+		{"other", errors.New("no route"), func(r *flow.Record) {
+			r.Engine, r.Reason, r.Detail, r.Address = flow.EngineRelay, flow.ReasonUpstreamUnreachable, "no route", "198.18.0.1"
+		}},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			f := newFixture(t, func(f *fixture, _ *Config) {
+				f.dial = func(context.Context, flow.Target, *flow.Decision) (*net.TCPConn, error) { return nil, tt.err }
+			})
+			f.expectRefused(f.capture)
+			f.want(f.base(func(r *flow.Record) {
+				r.Verdict = flow.Deny
+				tt.want(r)
+			}))
+		})
+	}
+}
+
+func TestDialTimeout(t *testing.T) {
+	f := newFixture(t, func(f *fixture, cfg *Config) {
+		cfg.DialTimeout = 20 * time.Millisecond
+		f.dial = func(ctx context.Context, _ flow.Target, _ *flow.Decision) (*net.TCPConn, error) {
+			<-ctx.Done()
+			return nil, ctx.Err()
+		}
+	})
+	f.expectRefused(f.capture)
+	if r := f.record(); r.Reason != flow.ReasonUpstreamUnreachable {
+		t.Errorf("%+v", r)
+	}
+}
+
+func TestAudit(t *testing.T) {
+	d := *denyDecision
+	d.Verdict = flow.Audit
+	f := newFixture(t, func(f *fixture, _ *Config) { f.decide = func(*flow.Identity, flow.Target) *flow.Decision { return &d } })
+	client, server := f.pair()
+	send(t, client, "x")
+	expect(t, server, "x")
+	client.Close()
+	server.Close()
+	f.want(f.base(func(r *flow.Record) {
+		r.Verdict, r.Reason, r.Hint, r.Sent = flow.Audit, d.Reason, d.Hint, 1
+	}))
+}
