@@ -46,7 +46,7 @@ func TestMain(m *testing.M) {
 // fixture is one loaded datapath with one sandbox: a cgroup and namespaces that
 // a launcher made, as the real one does, and listeners that only accept.
 type fixture struct {
-	t        *testing.T
+	t        testing.TB
 	dp       *Datapath
 	cgroup   string
 	cgroupID uint64
@@ -61,7 +61,7 @@ type fixture struct {
 	dns6     net.PacketConn
 }
 
-func cgroup2Root(t *testing.T) string {
+func cgroup2Root(t testing.TB) string {
 	t.Helper()
 	for _, dir := range []string{"/sys/fs/cgroup/unified", "/sys/fs/cgroup"} {
 		var fs unix.Statfs_t
@@ -73,7 +73,7 @@ func cgroup2Root(t *testing.T) string {
 	return ""
 }
 
-func makeCgroup(t *testing.T, path string) uint64 {
+func makeCgroup(t testing.TB, path string) uint64 {
 	t.Helper()
 	if err := os.Mkdir(path, 0o755); err != nil {
 		t.Fatal(err)
@@ -95,13 +95,19 @@ func makeCgroup(t *testing.T, path string) uint64 {
 	return st.Ino
 }
 
-func loadDatapath(t *testing.T) (*Datapath, string) {
+// newParent makes a parent cgroup, and says how to attach to it.
+func newParent(t testing.TB) Config {
 	t.Helper()
 	testenv.Require(t, "ip")
 	name := fmt.Sprintf("ringfence-test-%d-%d", os.Getpid(), time.Now().UnixNano())
 	parent := filepath.Join(cgroup2Root(t), name)
-	id := makeCgroup(t, parent)
-	dp, err := Load(Config{Parent: parent, ParentID: id, PinDir: filepath.Join(bpffsRoot, name)})
+	return Config{Parent: parent, ParentID: makeCgroup(t, parent), PinDir: filepath.Join(bpffsRoot, name)}
+}
+
+func loadDatapath(t testing.TB) (*Datapath, string) {
+	t.Helper()
+	cfg := newParent(t)
+	dp, err := Load(cfg)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -110,18 +116,18 @@ func loadDatapath(t *testing.T) (*Datapath, string) {
 			t.Error(err)
 		}
 	})
-	return dp, parent
+	return dp, cfg.Parent
 }
 
 // newFixture starts argv as a launcher's program in a new sandbox: it runs once
 // start is called.
-func newFixture(t *testing.T, argv ...string) *fixture {
+func newFixture(t testing.TB, argv ...string) *fixture {
 	t.Helper()
 	dp, parent := loadDatapath(t)
 	return newSandbox(t, dp, parent, argv...)
 }
 
-func newSandbox(t *testing.T, dp *Datapath, parent string, argv ...string) *fixture {
+func newSandbox(t testing.TB, dp *Datapath, parent string, argv ...string) *fixture {
 	t.Helper()
 	f := &fixture{t: t, dp: dp, cgroup: filepath.Join(parent, fmt.Sprint("sandbox-", time.Now().UnixNano()))}
 	f.cgroupID = makeCgroup(t, f.cgroup)
@@ -174,7 +180,7 @@ func newSandbox(t *testing.T, dp *Datapath, parent string, argv ...string) *fixt
 	return f
 }
 
-func pipe(t *testing.T) (r, w *os.File) {
+func pipe(t testing.TB) (r, w *os.File) {
 	t.Helper()
 	r, w, err := os.Pipe()
 	if err != nil {

@@ -4,6 +4,8 @@ import (
 	"fmt"
 	"net/netip"
 	"os"
+	"os/exec"
+	"strconv"
 	"strings"
 	"time"
 
@@ -14,8 +16,18 @@ import (
 // calls and prints one line of what came of it.
 func probe(steps []string) {
 	for _, step := range steps {
-		name, arg, _ := strings.Cut(step, "=")
-		fmt.Println(probeSteps[name](arg))
+		times, rest, ok := strings.Cut(step, "*") // TIMES*STEP prints its last outcome
+		if !ok {
+			times, rest = "1", step
+		}
+		name, arg, _ := strings.Cut(rest, "=")
+		n, err := strconv.Atoi(times)
+		must(err)
+		var outcome string
+		for range n {
+			outcome = probeSteps[name](arg)
+		}
+		fmt.Println(outcome)
 	}
 	os.Exit(0)
 }
@@ -31,6 +43,7 @@ var probeSteps = map[string]func(arg string) string{
 	"exec":     probeExec,
 	"memfd":    probeMemfd,
 	"unlinked": probeUnlinked,
+	"spawn":    probeSpawn,
 	"sleep": func(arg string) string {
 		d, _ := time.ParseDuration(arg)
 		time.Sleep(d)
@@ -68,6 +81,7 @@ func probeTCP(arg string, mapped bool) string {
 	if err != nil {
 		return err.Error()
 	}
+	defer unix.Close(s)
 	if err := unix.Connect(s, sa); err != nil {
 		return err.Error()
 	}
@@ -84,6 +98,7 @@ func probeUDPConnect(arg string) string {
 	if err != nil {
 		return err.Error()
 	}
+	defer unix.Close(s)
 	if err := unix.Connect(s, sa); err != nil {
 		return err.Error()
 	}
@@ -103,6 +118,7 @@ func probeSend(domain int, arg string) string {
 	if err != nil {
 		return err.Error()
 	}
+	defer unix.Close(s)
 	var out []string
 	servers := strings.Split(arg, ",")
 	for _, server := range servers {
@@ -132,6 +148,7 @@ func probeBind(arg string) string {
 	if err != nil {
 		return err.Error()
 	}
+	defer unix.Close(s)
 	if err := unix.Bind(s, sa); err != nil {
 		return err.Error()
 	}
@@ -141,10 +158,20 @@ func probeBind(arg string) string {
 func probeSocket(arg string) string {
 	var domain, kind, protocol int
 	fmt.Sscanf(arg, "%d,%d,%d", &domain, &kind, &protocol)
-	if _, err := unix.Socket(domain, kind, protocol); err != nil {
+	s, err := unix.Socket(domain, kind, protocol)
+	if err != nil {
 		return err.Error()
 	}
+	unix.Close(s)
 	return "made"
+}
+
+// probeSpawn runs a program to its end.
+func probeSpawn(path string) string {
+	if err := exec.Command(path).Run(); err != nil {
+		return err.Error()
+	}
+	return "ran"
 }
 
 // probeExec becomes a program under a name of its own choice: FILE,ARGV0,STEP.
