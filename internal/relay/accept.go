@@ -26,6 +26,9 @@ func (r *Relay) serve(ctx context.Context, l *net.TCPListener, handle func(*conn
 		return err
 	}
 	defer r.leave(l)
+	if err := keepAlive(l); err != nil && !errors.Is(err, net.ErrClosed) {
+		return err
+	}
 	defer context.AfterFunc(ctx, func() { l.Close() })()
 
 	var spare spareFile

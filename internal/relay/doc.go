@@ -53,8 +53,9 @@ type Decider interface {
 	Decide(*flow.Identity, flow.Target) *flow.Decision
 }
 
-// Dialer connects to a target that was allowed; only it looks names up. An error
-// that is a *flow.Denial says what refused the address.
+// Dialer connects to a target that was allowed; only it looks names up. The
+// connection has keepalive on, as net.Dialer has it. An error that is a
+// *flow.Denial says what refused the address.
 type Dialer interface {
 	Dial(context.Context, flow.Target, *flow.Decision) (*net.TCPConn, error)
 }

@@ -75,7 +75,7 @@ func (f *fixture) Host(a netip.Addr) (string, bool) {
 
 // newFixture starts a relay; change may alter it and its configuration before.
 func newFixture(t testing.TB, change func(*fixture, *Config)) *fixture {
-	f := &fixture{t: t, upstream: listen(t), capture: listen(t), proxy: listen(t), records: make(chan *flow.Record, 1<<16)}
+	f := &fixture{t: t, upstream: listen(t), capture: listenBare(t), proxy: listenBare(t), records: make(chan *flow.Record, 1<<16)}
 	f.origin = flow.Origin{Exec: curl.Exec, Destination: netip.AddrPortFrom(syntheticAllowed, 443), UID: 1000}
 	f.take = func(netip.AddrPort) (flow.Origin, error) { return f.origin, nil }
 	f.identify = func(flow.ExecID) (*flow.Identity, error) { return curl, nil }
@@ -127,6 +127,18 @@ func listen(t testing.TB) *net.TCPListener {
 	}
 	t.Cleanup(func() { l.Close() })
 	return l
+}
+
+// listenBare makes a listener as a sandbox does: keepalive is the relay's affair.
+func listenBare(t testing.TB) *net.TCPListener {
+	t.Helper()
+	config := net.ListenConfig{KeepAlive: -1}
+	l, err := config.Listen(t.Context(), "tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { l.Close() })
+	return l.(*net.TCPListener)
 }
 
 // connect opens a client's connection to one of the relay's listeners.

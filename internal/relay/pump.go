@@ -109,8 +109,7 @@ func (p *pump) runBulk() error {
 func (p *pump) stop(err error, who string) {
 	switch {
 	case errors.Is(err, io.EOF):
-		p.dst.CloseWrite() // fails where dst is gone, which the other direction sees
-		p.c.halfClose()
+		p.c.halfClose(p.dst)
 	case errors.Is(err, net.ErrClosed): // cut: the reason is noted
 	case errors.Is(err, os.ErrDeadlineExceeded):
 		p.c.cut(interrupted(flow.ReasonTimeout, "half-closed, and silent since"))
@@ -121,10 +120,14 @@ func (p *pump) stop(err error, who string) {
 	}
 }
 
-// halfClose bounds what is left of a connection of which one direction ended.
-// The ended direction uses no deadline any more, so both sides get it.
-func (c *conn) halfClose() {
-	c.half.Store(true)
+// halfClose passes the end of one direction on to dst, and bounds what is left of
+// the connection. The ended direction uses no deadline any more, so both sides
+// get it. The end of the second direction is told by closing.
+func (c *conn) halfClose(dst *net.TCPConn) {
+	if c.half.Swap(true) {
+		return
+	}
+	dst.CloseWrite() // fails where dst is gone, which the other direction sees
 	c.extend()
 }
 

@@ -197,3 +197,38 @@ func TestIdleCost(t *testing.T) {
 		t.Errorf("%d descriptors for %d connections", n, conns)
 	}
 }
+
+// TestSocketOptions: both sides of a relayed connection notice a dead peer, and
+// delay no small segment.
+func TestSocketOptions(t *testing.T) {
+	f := newFixture(t, nil)
+	first, _ := f.pair() // ServeCapture is at work now: what it sets is inherited
+	reset(first)
+	f.record()
+	f.pair()
+	conns := f.relay.live.all()
+	if len(conns) != 1 {
+		t.Fatalf("%d connections", len(conns))
+	}
+	c := conns[0]
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	for name, conn := range map[string]*net.TCPConn{"client": c.client, "upstream": c.upstream} {
+		raw, err := conn.SyscallConn()
+		if err != nil {
+			t.Fatal(err)
+		}
+		raw.Control(func(fd uintptr) {
+			for _, o := range []struct{ level, option int }{
+				{syscall.SOL_SOCKET, syscall.SO_KEEPALIVE}, {syscall.IPPROTO_TCP, syscall.TCP_NODELAY},
+			} {
+				if value, err := syscall.GetsockoptInt(int(fd), o.level, o.option); err != nil || value == 0 {
+					t.Errorf("%s: option %d/%d is %d, %v", name, o.level, o.option, value, err)
+				}
+			}
+			if idle, err := syscall.GetsockoptInt(int(fd), syscall.IPPROTO_TCP, syscall.TCP_KEEPIDLE); name == "client" && idle != 120 {
+				t.Errorf("client: idle %d, %v", idle, err)
+			}
+		})
+	}
+}

@@ -169,7 +169,5 @@ func (c *conn) dial(target flow.Target, decision *flow.Decision) *flow.Denial {
 	if !c.join(upstream) {
 		return &flow.Denial{Engine: flow.EngineRelay, Reason: flow.ReasonShutdown} // not the cause: that is noted
 	}
-	keepAlive(c.client)
-	keepAlive(upstream)
 	return nil
 }
