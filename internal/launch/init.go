@@ -14,6 +14,10 @@ import (
 // neither trace nor signal it, and not root, which owns the host's files.
 const initUID = reservedBase - 1
 
+// signalRoom bounds the signals that wait: of one kind, some that come together
+// may become one.
+const signalRoom = 64
+
 // initOrder is what the agent tells sandbox-init.
 type initOrder struct {
 	Name    string   `json:"name"`
@@ -24,7 +28,8 @@ type initOrder struct {
 func initMain() int {
 	// The thread that drops keeps CAP_KILL to forward signals, so all is done here.
 	runtime.LockOSThread()
-	in := &initProcess{}
+	in := &initProcess{signals: make(chan os.Signal, signalRoom), caught: make(chan struct{})}
+	go in.catch()
 	if err := in.setUp(); err != nil {
 		return report(err)
 	}
@@ -34,7 +39,8 @@ func initMain() int {
 type initProcess struct {
 	order   initOrder
 	signals chan os.Signal
-	fds     []int // mount namespace, pid namespace, root: on their way to the agent
+	caught  chan struct{} // closed when signals are caught
+	fds     []int         // mount namespace, pid namespace, root: on their way to the agent
 }
 
 func (in *initProcess) setUp() error {
@@ -42,9 +48,9 @@ func (in *initProcess) setUp() error {
 		{"arm parent death signal", dieWithAgent},
 		{"receive order", in.receive},
 		{"set host name", func() error { return unix.Sethostname([]byte(in.order.Name)) }},
-		{"catch signals", in.catch},
 		{"build file system view", func() error { return buildView(in.order) }},
 		{"open namespaces", in.open},
+		{"catch signals", func() error { <-in.caught; return nil }},
 		{"drop privileges", in.drop},
 		{"report ready", func() error { return sendReply(reply{}, in.fds...) }},
 		{"close descriptors", in.closeFDs},
@@ -56,11 +62,10 @@ func (in *initProcess) receive() error {
 	return err
 }
 
-func (in *initProcess) catch() error {
-	// A bound: signals of one kind that come together may become one.
-	in.signals = make(chan os.Signal, 64)
+// catch runs beside the steps: from a locked thread it would take milliseconds.
+func (in *initProcess) catch() {
 	signal.Notify(in.signals, unix.SIGCHLD, unix.SIGTERM, unix.SIGINT, unix.SIGHUP)
-	return nil
+	close(in.caught)
 }
 
 // open opens what the agent will hold. It comes before the drop: afterwards this
@@ -83,7 +88,8 @@ func (in *initProcess) open() error {
 
 // drop gives up everything but CAP_KILL on this thread, without which kill(-1)
 // would not reach the processes of another user. The other threads of the runtime
-// lose all of theirs when the user changes.
+// lose all of theirs when the user changes; a bounding set, which is left to them,
+// gives nothing to a thread that may not gain anything by execve.
 func (in *initProcess) drop() error {
 	return run([]step{
 		{"replace streams", replaceStreams},

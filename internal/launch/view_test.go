@@ -122,6 +122,15 @@ func TestInitHasDropped(t *testing.T) {
 	if diff := cmp.Diff(want, got); diff != "" {
 		t.Errorf("(-want +got):\n%s", diff)
 	}
+	for _, threads := range []struct{ field, want string }{
+		{"CapEff", "0000000000000000 0000000000000020"}, {"CapPrm", "0000000000000000 0000000000000020"},
+		{"NoNewPrivs", "1"}, {"Seccomp", "2"},
+	} {
+		script := "sed -n 's/^" + threads.field + ":\t//p' /proc/1/task/*/status | sort -u"
+		if got := strings.Join(lines(t, n, script), " "); got != threads.want {
+			t.Errorf("%s of all threads: %s, want %s", threads.field, got, threads.want)
+		}
+	}
 	if r := runIn(t, n, command("sh", "-c", "ls /proc/1/fd || cat /proc/1/environ || kill -9 1")); r.status.Code == 0 {
 		t.Errorf("a command can look into init: %+v", r)
 	}
