@@ -65,7 +65,12 @@ type fixture struct {
 
 func newFixture(t testing.TB) *fixture {
 	t.Helper()
-	env := testenv.New(t)
+	return newFixtureWith(t, testenv.Config{})
+}
+
+func newFixtureWith(t testing.TB, config testenv.Config) *fixture {
+	t.Helper()
+	env := testenv.NewWith(t, config)
 	env.Zone(allowedName, netip.MustParseAddr(allowedIPv4), netip.MustParseAddr(allowedIPv6))
 	env.Zone(deniedName, netip.MustParseAddr(deniedIPv4))
 	dir := t.TempDir()

@@ -1,0 +1,166 @@
+package e2e
+
+import (
+	"bytes"
+	"encoding/json"
+	"fmt"
+	"io"
+	"net"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"slices"
+	"testing"
+
+	"github.com/ringfence/ringfence/internal/testenv"
+)
+
+// benchPort is where the benchmarks' server listens.
+const benchPort = 9000
+
+// loadResult is what testdata/load prints.
+type loadResult struct {
+	Rate  float64 `json:"rate"`
+	P50us float64 `json:"p50_us"`
+	P99us float64 `json:"p99_us"`
+}
+
+// BenchmarkFenced runs one client against one server, inside a sandbox and
+// outside of it by turns, and reports the medians and their ratio: fenced/direct
+// of the rate, so 1.0 is no cost at all.
+func BenchmarkFenced(b *testing.B) {
+	cases := []struct {
+		name string
+		args []string
+	}{
+		{"connect", []string{"-mode", "connect", "-n", "2000"}},
+		{"connect-8-clients", []string{"-mode", "connect", "-n", "2400", "-c", "8"}},
+		{"keepalive", []string{"-mode", "keepalive", "-n", "20000"}},
+		{"keepalive-8-clients", []string{"-mode", "keepalive", "-n", "40000", "-c", "8"}},
+		{"bulk", []string{"-mode", "bulk", "-n", "1024"}},
+	}
+	for _, c := range cases {
+		b.Run(c.name, func(b *testing.B) {
+			// Its own internet: closed connections hold their ports for a minute.
+			f := newBenchFixture(b)
+			for b.Loop() {
+				direct, fenced := f.compare(c.args)
+				b.ReportMetric(direct.P50us, "direct-p50-µs")
+				b.ReportMetric(direct.P99us, "direct-p99-µs")
+				b.ReportMetric(fenced.P50us, "fenced-p50-µs")
+				b.ReportMetric(fenced.P99us, "fenced-p99-µs")
+				b.ReportMetric(direct.Rate, "direct/s")
+				b.ReportMetric(fenced.Rate, "fenced/s")
+				b.ReportMetric(fenced.Rate/direct.Rate, "ratio")
+				b.ReportMetric(0, "ns/op") // of the whole comparison: says nothing
+			}
+		})
+	}
+}
+
+type benchFixture struct {
+	*fixture
+	load   string
+	policy string
+}
+
+func newBenchFixture(b *testing.B) *benchFixture {
+	b.Helper()
+	f := &benchFixture{fixture: newFixtureWith(b, testenv.Config{NoWitness: true})}
+	f.load = filepath.Join(f.dir, "load")
+	build := exec.Command("go", "build", "-o", f.load, "./testdata/load")
+	build.Env = append(os.Environ(), "CGO_ENABLED=0")
+	if out, err := build.CombinedOutput(); err != nil {
+		b.Fatalf("build load: %v\n%s", err, out)
+	}
+	f.policy = f.fixture.policy(allowBlock("bench", allowedIPv4, []int{benchPort}, f.load))
+	l, err := f.env.Listen("tcp", fmt.Sprint(allowedIPv4, ":", benchPort))
+	if err != nil {
+		b.Fatal(err)
+	}
+	b.Cleanup(func() { l.Close() })
+	go serveLoad(l)
+	return f
+}
+
+// compare runs both ways by turns, so that a machine that gets slower does so for
+// both, and returns the medians.
+func (f *benchFixture) compare(args []string) (direct, fenced loadResult) {
+	f.t.Helper()
+	var directs, fenceds []loadResult
+	args = append([]string{f.load, "-addr", fmt.Sprint(allowedIPv4, ":", benchPort)}, args...)
+	for range 5 {
+		cmd := f.env.Command(args[0], args[1:]...)
+		directs = append(directs, f.output(cmd))
+		argv := append([]string{"run"}, f.flags...)
+		argv = append(argv, "--policy", f.policy, "--")
+		fenceds = append(fenceds, f.output(f.env.Command(program, append(argv, args...)...)))
+	}
+	return medianOf(directs), medianOf(fenceds)
+}
+
+func (f *benchFixture) output(cmd *exec.Cmd) loadResult {
+	f.t.Helper()
+	var stderr bytes.Buffer
+	cmd.Stderr = &stderr
+	out, err := cmd.Output()
+	if err != nil {
+		f.t.Fatalf("%v: %v\n%s", cmd.Args, err, stderr.String())
+	}
+	var r loadResult
+	if err := json.Unmarshal(out, &r); err != nil {
+		f.t.Fatal(err)
+	}
+	return r
+}
+
+func medianOf(results []loadResult) loadResult {
+	median := func(of func(loadResult) float64) float64 {
+		var values []float64
+		for _, r := range results {
+			values = append(values, of(r))
+		}
+		slices.Sort(values)
+		return values[len(values)/2]
+	}
+	return loadResult{
+		Rate:  median(func(r loadResult) float64 { return r.Rate }),
+		P50us: median(func(r loadResult) float64 { return r.P50us }),
+		P99us: median(func(r loadResult) float64 { return r.P99us }),
+	}
+}
+
+// serveLoad answers what testdata/load asks.
+func serveLoad(l net.Listener) {
+	for {
+		conn, err := l.Accept()
+		if err != nil {
+			return
+		}
+		go func() {
+			defer conn.Close()
+			request, response := make([]byte, 64), make([]byte, 128)
+			for {
+				if _, err := io.ReadFull(conn, request); err != nil {
+					return
+				}
+				if request[0] == 'B' {
+					sendBulk(conn, int(request[1])<<8|int(request[2]))
+					return
+				}
+				if _, err := conn.Write(response); err != nil {
+					return
+				}
+			}
+		}()
+	}
+}
+
+func sendBulk(conn net.Conn, mebibytes int) {
+	chunk := make([]byte, 1<<20)
+	for range mebibytes {
+		if _, err := conn.Write(chunk); err != nil {
+			return
+		}
+	}
+}
