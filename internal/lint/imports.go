@@ -40,7 +40,8 @@ var ranks = map[string]int{
 	"internal/cli":  5,
 	"internal/tool": 5,
 
-	"cmd": 6,
+	"cmd":          6,
+	"internal/e2e": 6, // tests of the whole
 
 	"internal/deps": 0, // pins modules until their rooms import them
 	"internal/lint": 0,

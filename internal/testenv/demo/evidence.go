@@ -18,6 +18,7 @@ import (
 
 // record is the part of a JSON record that the demo shows.
 type record struct {
+	Time    string `json:"time"` // RFC 3339, so it sorts as text
 	Verdict string `json:"verdict"`
 	Policy  string `json:"policy"`
 	Reason  string `json:"reason"`
@@ -76,12 +77,15 @@ func readRecords(file string) ([]record, error) {
 		if err := json.Unmarshal(line, &r); err != nil {
 			return nil, fmt.Errorf("parse record %q: %w", line, err)
 		}
-		// A name is asked for twice, for IPv4 and IPv6.
-		if !slices.Contains(records, r) {
-			records = append(records, r)
-		}
+		records = append(records, r)
 	}
-	return records, nil
+	// Each is written when its connection ends; the story goes by their starts.
+	slices.SortStableFunc(records, func(a, b record) int { return strings.Compare(a.Time, b.Time) })
+	// A name is asked for twice at once, for IPv4 and IPv6.
+	return slices.CompactFunc(records, func(a, b record) bool {
+		a.Time = b.Time
+		return a == b
+	}), nil
 }
 
 func (p printer) record(r record) {
@@ -93,7 +97,10 @@ func (p printer) record(r record) {
 	if r.Policy != "" {
 		why += " (policy " + r.Policy + ")"
 	}
-	target := fmt.Sprintf("%s:%d", r.Host, r.Port)
+	target := r.Host
+	if r.Port != 0 { // a question to the DNS server has none
+		target += fmt.Sprintf(":%d", r.Port)
+	}
 	fmt.Fprintf(p.w, "  %s  %-14s  %-22s  %s\n", verdict, printable(r.Binary), printable(target), printable(why))
 	if r.Hint != "" {
 		fmt.Fprintf(p.w, "         %s\n", p.paint(dim, printable("hint: "+r.Hint)))

@@ -49,11 +49,11 @@ func main() {
 	ringfence := flag.String("ringfence", "bin/ringfence", "the program to show")
 	flag.Parse()
 	ctx, stop := signal.NotifyContext(context.Background(), unix.SIGINT, unix.SIGTERM)
-	defer stop()
 	colour := term.IsTerminal(int(os.Stdout.Fd())) && os.Getenv("NO_COLOR") == ""
-	if err := show(ctx, *ringfence, printer{os.Stdout, colour}); err != nil {
+	err := show(ctx, *ringfence, printer{os.Stdout, colour})
+	stop()
+	if err != nil {
 		fmt.Fprintf(os.Stderr, "demo: %v\n", err)
-		stop()
 		os.Exit(1)
 	}
 }
