@@ -25,8 +25,8 @@ host := input.network.host
 
 port := format_int(input.network.port, 10)
 
-# decision is the one document that the agent asks for. Each branch but the
-# first two is a denial, from the nearest miss to the farthest.
+# decision is the one document that the agent asks for. Below what is granted
+# stand the denials, from the nearest miss to the farthest.
 default decision := {
 	"verdict": "deny",
 	"reason": "no_endpoint",

@@ -287,6 +287,45 @@ func TestCachedDecisionDoesNotAllocate(t *testing.T) {
 	}
 }
 
+func TestWithLinks(t *testing.T) {
+	p := load(t, `
+network_policies:
+  p:
+    binaries: [{path: /usr/bin/python3}, {path: "/opt/*"}, {path: /usr/bin/gone}]
+    endpoints: [{host: example.com, port: 443}]
+`)
+	linked := p.WithLinks(func(path string) string {
+		switch path {
+		case "/usr/bin/python3":
+			return "/usr/bin/python3.11"
+		case "/usr/bin/gone":
+			return ""
+		}
+		t.Errorf("follows %s", path)
+		return ""
+	})
+	for _, test := range []struct {
+		policy *Policy
+		path   string
+		want   flow.Verdict
+	}{
+		{p, "/usr/bin/python3", flow.Allow},
+		{p, "/usr/bin/python3.11", flow.Deny},
+		{linked, "/usr/bin/python3", flow.Allow},
+		{linked, "/usr/bin/python3.11", flow.Allow},
+		{linked, "/opt/tool", flow.Allow},
+		{linked, "", flow.Deny},
+	} {
+		e, err := NewEngine(t.Context(), test.policy, Config{})
+		if err != nil {
+			t.Fatal(err)
+		}
+		if d := e.Decide(program(test.path), target(t, "example.com:443")); d.Verdict != test.want {
+			t.Errorf("%q: %+v", test.path, d)
+		}
+	}
+}
+
 // Decisions, reloads and questions of the DNS at once; each decision is that of
 // the generation it names.
 func TestConcurrentReplace(t *testing.T) {

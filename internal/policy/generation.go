@@ -3,6 +3,7 @@ package policy
 import (
 	"context"
 	"fmt"
+	"strconv"
 
 	lru "github.com/hashicorp/golang-lru/v2"
 	"github.com/open-policy-agent/opa/v1/ast"
@@ -98,7 +99,7 @@ func (g *generation) evaluate(id *flow.Identity, target flow.Target) *flow.Decis
 		d, err = readAnswer(results)
 	}
 	if err != nil {
-		d = &flow.Decision{Reason: flow.ReasonPolicyError, Hint: "the policy engine failed: " + err.Error()}
+		d = &flow.Decision{Reason: flow.ReasonPolicyError, Hint: "the policy engine failed: " + strconv.QuoteToASCII(err.Error())}
 	}
 	d.Engine, d.Generation = flow.EngineOPA, g.number
 	if d.Hint == "" {

@@ -111,8 +111,8 @@ func (h hostPattern) expression() string {
 // specific it is.
 func (h hostPattern) literals() int { return len(h.text) - strings.Count(h.text, "*") }
 
-// compare orders patterns from the most specific to the least: names and
-// addresses, wildcards of a known depth, wildcards of any, no host.
+// class orders patterns from the most specific to the least: names and addresses,
+// wildcards of a known depth, wildcards of any depth, no host.
 func (h hostPattern) class() int {
 	switch {
 	case h.text == "":

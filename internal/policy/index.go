@@ -71,6 +71,9 @@ func (x *index) addPrograms(n *network) {
 			exact[string(b)] = true
 		}
 	}
+	for _, path := range n.targets {
+		exact[path] = true
+	}
 	programs := map[string]any{"binaries": exact}
 	if globs := joinGlobs(n.binaries); globs != "" {
 		programs["globs"] = globs

@@ -13,9 +13,7 @@
 // Whatever cannot be enforced as it is written does not load.
 package policy
 
-import (
-	"net/netip"
-)
+import "net/netip"
 
 // Policy is a set of network policies and the user they are meant for, loaded
 // from one or more sources. It is immutable.
@@ -30,6 +28,7 @@ type network struct {
 	key       string
 	endpoints []endpoint
 	binaries  []binary
+	targets   []string // the files that binaries are links to; never globs
 }
 
 // endpoint is one place that a network policy opens.
