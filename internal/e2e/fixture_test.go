@@ -184,13 +184,21 @@ type running struct {
 	recordsPath    string
 }
 
-// start starts a run: flags of the test first, then "--" and the command.
-func (f *fixture) start(args ...string) *running {
+// prepare makes a run that is not started: flags of the test first, then "--" and
+// the command.
+func (f *fixture) prepare(args ...string) *running {
 	f.t.Helper()
 	r := &running{t: f.t, recordsPath: filepath.Join(f.t.TempDir(), "records")}
 	argv := append([]string{"run", "--records", r.recordsPath}, f.flags...)
 	r.cmd = f.env.Command(program, append(argv, args...)...)
 	r.cmd.Stdout, r.cmd.Stderr = &r.stdout, &r.stderr
+	return r
+}
+
+// start starts a run.
+func (f *fixture) start(args ...string) *running {
+	f.t.Helper()
+	r := f.prepare(args...)
 	if err := r.cmd.Start(); err != nil {
 		f.t.Fatal(err)
 	}
