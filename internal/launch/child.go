@@ -156,9 +156,10 @@ func closeAbove2() error {
 	return nil
 }
 
-// exec executes the command; candidates are tried as execvp does.
+// exec executes the command; candidates are tried as a shell does.
 func (e *execProcess) exec() error {
 	argv, env := textStrings(e.order.Argv), textStrings(e.order.Env)
+	search := !strings.Contains(argv[0], "/")
 	denied := error(nil)
 	for _, path := range candidates(argv[0], env) {
 		// Exec also gives back the limit of open files that the runtime raised.
@@ -166,7 +167,9 @@ func (e *execProcess) exec() error {
 		switch {
 		case errors.Is(err, unix.ENOENT), errors.Is(err, unix.ENOTDIR):
 		case errors.Is(err, unix.EACCES):
-			denied = pathError("exec", path, err)
+			if !search || isFile(path) {
+				denied = pathError("exec", path, err)
+			}
 		default:
 			return notExecutable(pathError("exec", path, err))
 		}
@@ -174,7 +177,22 @@ func (e *execProcess) exec() error {
 	if denied != nil {
 		return notExecutable(denied)
 	}
-	return &StepError{Step: "find command", Err: pathError("find", argv[0], unix.ENOENT), Code: ExitNotFound}
+	return notFound(argv[0])
+}
+
+// isFile tells a file that may not be executed, which the search ends with, from
+// a directory of PATH that may not be looked into, which it passes over.
+func isFile(path string) bool {
+	info, err := os.Stat(path)
+	return err == nil && info.Mode().IsRegular()
+}
+
+func notFound(name string) error {
+	err := &StepError{Step: "find command", Err: pathError("find", name, unix.ENOENT), Code: ExitNotFound}
+	if isMasked(name) {
+		err.Hint = "/tmp, /run and their like are the sandbox's own; of the host's, only the working directory is seen there"
+	}
+	return err
 }
 
 func notExecutable(err error) error {
