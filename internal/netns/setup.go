@@ -6,6 +6,7 @@ import (
 	"net"
 	"net/netip"
 	"os"
+	"slices"
 	"strconv"
 	"strings"
 
@@ -61,16 +62,7 @@ func setupLoopback(addrs, localRoutes []netip.Prefix) error {
 	if err := rt.LinkSetUp(lo); err != nil {
 		return fmt.Errorf("set lo up: %w", err)
 	}
-	for _, p := range addrs {
-		if p.Addr().Is6() && !v6 {
-			continue
-		}
-		addr := &netlink.Addr{IPNet: ipNet(p), Flags: unix.IFA_F_NODAD}
-		if err := rt.AddrAdd(lo, addr); err != nil && !errors.Is(err, unix.EEXIST) {
-			return fmt.Errorf("add %s to lo: %w", p, err)
-		}
-	}
-	for _, p := range localRoutes {
+	for _, p := range slices.Concat(localRoutes, ahead(addrs)) {
 		if p.Addr().Is6() && !v6 {
 			continue
 		}
@@ -82,7 +74,24 @@ func setupLoopback(addrs, localRoutes []netip.Prefix) error {
 			return fmt.Errorf("add local route %s: %w", p, err)
 		}
 	}
+	for _, p := range addrs {
+		if p.Addr().Is6() && !v6 {
+			continue
+		}
+		// A prefix route over lo would be a reject route.
+		addr := &netlink.Addr{IPNet: ipNet(p), Flags: unix.IFA_F_NODAD | unix.IFA_F_NOPREFIXROUTE}
+		if err := rt.AddrAdd(lo, addr); err != nil && !errors.Is(err, unix.EEXIST) {
+			return fmt.Errorf("add %s to lo: %w", p, err)
+		}
+	}
 	return nil
+}
+
+// ahead returns the addresses that need a local route before they are added: the
+// kernel makes an IPv6 address reachable a moment after it has added it, and until
+// then answers to it have no way, and that is remembered.
+func ahead(addrs []netip.Prefix) []netip.Prefix {
+	return slices.DeleteFunc(slices.Clone(addrs), func(p netip.Prefix) bool { return p.Addr().Is4() })
 }
 
 func ipNet(p netip.Prefix) *net.IPNet {
