@@ -175,7 +175,11 @@ func (n *Namespaces) release(c *child) {
 
 func (n *Namespaces) startCommand(c *child, order *execOrder, streams [3]*os.File, terminal bool) (*Process, error) {
 	defer c.conn.Close()
-	if err := sendOrder(c.conn, order, n.mount, streams[0], streams[1], streams[2]); err != nil {
+	err := sendOrder(c.conn, order, n.mount, streams[0], streams[1], streams[2])
+	if errors.Is(err, unix.EPIPE) {
+		return nil, ErrClosed // it waits for its order as long as the sandbox lives
+	}
+	if err != nil {
 		return nil, err
 	}
 	p := &Process{PID: c.process.Pid, child: c}
@@ -187,7 +191,7 @@ func (n *Namespaces) startCommand(c *child, order *execOrder, streams [3]*os.Fil
 		p.Terminal = files[0]
 	}
 	// The end of the stream is what execve does to the socket.
-	_, err := receiveReply(c.conn, 0)
+	_, err = receiveReply(c.conn, 0)
 	if errors.Is(err, io.EOF) {
 		return p, nil
 	}

@@ -244,3 +244,16 @@ func TestCloseKillsEverything(t *testing.T) {
 		t.Error("Exec after Close")
 	}
 }
+
+func TestExecAfterInitDied(t *testing.T) {
+	n := start(t)
+	if err := unix.Kill(n.InitPID(), unix.SIGKILL); err != nil {
+		t.Fatal(err)
+	}
+	<-n.Done()
+	for range 2 { // with the process that was started ahead, and without
+		if _, err := tryIn(t, n, command("true")); !errors.Is(err, ErrClosed) {
+			t.Errorf("error %v", err)
+		}
+	}
+}

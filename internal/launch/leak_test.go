@@ -33,6 +33,19 @@ func measure(t *testing.T) usage {
 	}
 }
 
+// expectUsage waits a little: a goroutine that has done its work may not have ended.
+func expectUsage(t *testing.T, before usage) {
+	t.Helper()
+	var after usage
+	for range 100 {
+		if after = measure(t); after == before {
+			return
+		}
+		time.Sleep(10 * time.Millisecond)
+	}
+	t.Errorf("(-before +after):\n%s", cmp.Diff(before, after))
+}
+
 // cycle is one sandbox with one command.
 func cycle(t testing.TB, config Config) {
 	ns, err := netns.New()
@@ -71,16 +84,7 @@ func TestNothingIsLeft(t *testing.T) {
 	for range 50 {
 		cycle(t, config)
 	}
-	var after usage
-	for range 100 {
-		if after = measure(t); after == before {
-			break
-		}
-		time.Sleep(10 * time.Millisecond)
-	}
-	if diff := cmp.Diff(before, after); diff != "" {
-		t.Errorf("(-before +after):\n%s", diff)
-	}
+	expectUsage(t, before)
 	// A thread for each sandbox would hold its namespaces.
 	if now := pthreads(t); now > threads+10 {
 		t.Errorf("%d threads, %d before", now, threads)
@@ -116,10 +120,7 @@ func TestFailedStartLeavesNothing(t *testing.T) {
 	for range 5 {
 		fail()
 	}
-	time.Sleep(20 * time.Millisecond)
-	if diff := cmp.Diff(before, measure(t)); diff != "" {
-		t.Errorf("(-before +after):\n%s", diff)
-	}
+	expectUsage(t, before)
 }
 
 // BenchmarkSandbox is the launcher's part of `ringfence run -- true`.

@@ -16,6 +16,7 @@ func probes() map[string]func([]string) int {
 		"probe-exit":     func(a []string) int { n, _ := strconv.Atoi(a[0]); return n },
 		"probe-syscalls": probeSyscalls,
 		"probe-agent":    probeAgent,
+		"probe-etc":      probeEtc,
 	}
 }
 

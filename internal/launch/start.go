@@ -66,7 +66,7 @@ func Start(ctx context.Context, config Config) (_ *Namespaces, err error) {
 		return nil, err
 	}
 	if err := sendOrder(n.init.conn, initOrder{Name: config.Name, Visible: config.Visible}); err != nil {
-		return nil, err
+		return nil, n.initFault(err)
 	}
 	// The first command's process loads while init works: both take most of their
 	// time to start the Go runtime.
