@@ -31,6 +31,7 @@ type conn struct {
 	upstream *net.TCPConn
 	target   flow.Target
 	decision *flow.Decision
+	holding  bool   // the client's read deadline is that of its hello
 	ended    ending // why the relay ended it; nil while nothing did
 }
 

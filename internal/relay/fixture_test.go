@@ -178,10 +178,7 @@ func (f *fixture) record() *flow.Record {
 	f.t.Helper()
 	select {
 	case r := <-f.records:
-		deadline := time.Now().Add(patience)
-		for f.relay.Live() > 0 && time.Now().Before(deadline) {
-			time.Sleep(time.Millisecond)
-		}
+		f.waitIdle()
 		select {
 		case extra := <-f.records:
 			f.t.Fatalf("a second record: %+v", extra)
@@ -191,6 +188,16 @@ func (f *fixture) record() *flow.Record {
 	case <-time.After(patience):
 		f.t.Fatal("no record")
 		return nil
+	}
+}
+
+// waitIdle waits until the relay has no connection.
+func (f *fixture) waitIdle() {
+	f.t.Helper()
+	for deadline := time.Now().Add(patience); f.relay.Live() > 0; time.Sleep(time.Millisecond) {
+		if time.Now().After(deadline) {
+			f.t.Fatal("connections are left")
+		}
 	}
 }
 

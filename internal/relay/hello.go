@@ -19,7 +19,6 @@ import (
 // speak is none of our business.
 func (c *conn) passHello(p *pump) bool {
 	var scanner sniff.HelloScanner
-	timed := false
 	for {
 		hello, err := scanner.Scan(p.in.bytes())
 		switch {
@@ -27,14 +26,13 @@ func (c *conn) passHello(p *pump) bool {
 			c.cut(deniedHello(flow.ReasonSNIMismatch, "the TLS server name is another one than the target"))
 			return false
 		case err == nil, errors.Is(err, sniff.ErrNotTLS):
-			return c.letGo(p, timed)
+			return c.letGo(p)
 		case !errors.Is(err, sniff.ErrMore):
 			c.cut(deniedHello(flow.ReasonMalformedHello, err.Error()))
 			return false
 		}
-		if p.in.held > 0 && !timed {
-			timed = true
-			c.client.SetReadDeadline(time.Now().Add(c.relay.cfg.HelloTimeout))
+		if p.in.held > 0 && !c.holding {
+			c.hold(true, time.Now().Add(c.relay.cfg.HelloTimeout))
 		}
 		if err := p.in.fill(); err != nil {
 			c.stopHello(p, err)
@@ -43,11 +41,20 @@ func (c *conn) passHello(p *pump) bool {
 	}
 }
 
+// hold gives the client's read deadline to the hello, or takes it back. Only this
+// direction's goroutine calls it.
+func (c *conn) hold(holding bool, deadline time.Time) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.holding = holding
+	c.client.SetReadDeadline(deadline)
+}
+
 // letGo sends the held bytes on.
-func (c *conn) letGo(p *pump, timed bool) bool {
-	if timed {
-		c.client.SetReadDeadline(time.Time{})
-		if c.half.Load() { // the upstream ended meanwhile: its bound was just cleared
+func (c *conn) letGo(p *pump) bool {
+	if c.holding {
+		c.hold(false, time.Time{})
+		if c.half.Load() { // the upstream ended meanwhile: its bound is due
 			c.extend()
 		}
 	}

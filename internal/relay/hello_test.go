@@ -117,3 +117,16 @@ func TestHelloInPieces(t *testing.T) {
 		f.want(f.base(func(r *flow.Record) { r.Sent = int64(len(text)) }))
 	}
 }
+
+// TestSlowHelloHalfClosed: an upstream that ends cannot buy a slow hello time.
+func TestSlowHelloHalfClosed(t *testing.T) {
+	f := newFixture(t, func(_ *fixture, cfg *Config) { cfg.HelloTimeout = 100 * time.Millisecond })
+	client, server := f.pair()
+	send(t, client, hello(sni(allowedHost))[:40])
+	server.CloseWrite()
+	expectEOF(t, client)
+	expectReset(t, server)
+	if r := f.record(); r.Reason != flow.ReasonTimeout || r.Engine != flow.EngineSNI {
+		t.Errorf("%+v", r)
+	}
+}

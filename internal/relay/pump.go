@@ -13,10 +13,12 @@ import (
 
 // spliceFrom is how many bytes must be waiting for splice(2) to be worth it.
 //
-// Measured over loopback on two cores: a plain copy reaches a fifth to a third
-// of the throughput of splice, and is as fast for small messages. But a splice
-// that waits holds a pipe for each direction (four descriptors a connection,
-// and kernel memory), so none is begun that would have to wait.
+// Measured over loopback, a MiB through splice takes 2.2 times the CPU of one on a
+// direct connection, through plain copies 3.3 times; for small messages the two
+// do not differ. But a splice that waits holds a pipe for each direction (four
+// descriptors a connection, and kernel memory), so none is begun that would have
+// to wait: this way costs what endless splicing does, and idle connections
+// nothing.
 const spliceFrom = 32 << 10
 
 // splice moves bytes both ways until both ends have said that they are done, or
@@ -133,8 +135,13 @@ func (c *conn) halfClose(dst *net.TCPConn) {
 
 func (c *conn) extend() {
 	deadline := time.Now().Add(c.relay.cfg.HalfCloseIdle)
-	c.client.SetDeadline(deadline)
+	c.mu.Lock()
+	defer c.mu.Unlock()
 	c.upstream.SetDeadline(deadline)
+	c.client.SetWriteDeadline(deadline)
+	if !c.holding { // else the hello's deadline stands
+		c.client.SetReadDeadline(deadline)
+	}
 }
 
 // touch moves the deadline of a half-closed connection on, now and then.
