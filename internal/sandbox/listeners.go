@@ -17,8 +17,9 @@ const (
 	proxyPort   = 15128
 )
 
-// ProxyURL is the explicit proxy as a program inside the sandbox names it.
-const ProxyURL = "http://127.0.0.1:15128"
+// ProxyURL is the explicit proxy as a program inside the sandbox names it: not by
+// an address, or it would fail in a program that is told to use the other family.
+const ProxyURL = "http://localhost:15128"
 
 var (
 	// ownAddresses make glibc's AI_ADDRCONFIG see both address families: it does
