@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"net"
 	"net/netip"
+	"slices"
 	"time"
 
 	"github.com/ringfence/ringfence/internal/flow"
@@ -99,10 +100,10 @@ func (d *Dialer) Dial(ctx context.Context, target flow.Target, decision *flow.De
 func (d *Dialer) check(addr netip.Addr, target flow.Target, decision *flow.Decision) *flow.Denial {
 	control := decision.Engine == flow.EngineControlPlane
 	denial := &flow.Denial{Engine: flow.EngineSSRF, Addr: netip.AddrPortFrom(addr, target.Port)}
-	switch ClassOf(addr) {
-	case ClassPublic:
+	switch flow.ClassOf(addr) {
+	case flow.ClassPublic:
 		return nil
-	case ClassSpecial:
+	case flow.ClassSpecial:
 		if control || contains(decision.AllowedIPs, addr) || contains(d.cfg.Trusted, addr) {
 			return nil
 		}
@@ -118,4 +119,8 @@ func (d *Dialer) check(addr netip.Addr, target flow.Target, decision *flow.Decis
 		denial.Detail = fmt.Sprintf("%s is at %s, which is never dialled for a sandbox", target, addr)
 	}
 	return denial
+}
+
+func contains(prefixes []netip.Prefix, addr netip.Addr) bool {
+	return slices.ContainsFunc(prefixes, func(p netip.Prefix) bool { return p.Contains(addr) })
 }

@@ -22,7 +22,13 @@ type lookup []netip.Addr
 
 func (l lookup) Resolve(context.Context, string) ([]netip.Addr, error) { return l, nil }
 
-func prefixList(texts ...string) []netip.Prefix { return prefixes(texts...) }
+func prefixList(texts ...string) []netip.Prefix {
+	var list []netip.Prefix
+	for _, text := range texts {
+		list = append(list, netip.MustParsePrefix(text))
+	}
+	return list
+}
 
 var errDialled = errors.New("dialled")
 

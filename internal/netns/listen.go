@@ -17,7 +17,7 @@ import (
 // is off: a sandbox has none, and the original destination of such a socket is
 // hidden from it.
 func (h *Handle) ListenTCP(addr netip.AddrPort) (*net.TCPListener, error) {
-	config := net.ListenConfig{Control: control(v6Only(addr))}
+	config := net.ListenConfig{Control: control(v6Only(addr)), KeepAlive: -1}
 	config.SetMultipathTCP(false)
 	var l net.Listener
 	err := h.Do(func() (err error) {

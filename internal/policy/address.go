@@ -5,58 +5,9 @@ import (
 	"slices"
 
 	"go.yaml.in/yaml/v3"
+
+	"github.com/ringfence/ringfence/internal/flow"
 )
-
-// alwaysRefused are the networks that no connection of a sandbox is relayed to,
-// whatever a policy says: so a policy that names them cannot be enforced. (What
-// an address resolves to is checked again at the dial, by internal/names.)
-var alwaysRefused = []netip.Prefix{
-	netip.MustParsePrefix("0.0.0.0/8"),
-	netip.MustParsePrefix("127.0.0.0/8"),
-	netip.MustParsePrefix("169.254.0.0/16"), // link-local, with the metadata service
-	netip.MustParsePrefix("224.0.0.0/4"),
-	netip.MustParsePrefix("240.0.0.0/4"), // reserved, with 255.255.255.255
-	netip.MustParsePrefix("::/127"),      // unspecified and loopback
-	netip.MustParsePrefix("fe80::/10"),
-	netip.MustParsePrefix("ff00::/8"),
-}
-
-// embeddings are the IPv6 networks whose addresses stand for IPv4 ones, with the
-// byte at which those start.
-var embeddings = []struct {
-	network netip.Prefix
-	at      int
-}{
-	{netip.MustParsePrefix("::/96"), 12},
-	{netip.MustParsePrefix("64:ff9b::/96"), 12}, // NAT64
-	{netip.MustParsePrefix("2002::/16"), 2},     // 6to4
-}
-
-// refusedNetwork returns an always refused network that overlaps p, directly or
-// in an embedded form; invalid for none.
-func refusedNetwork(p netip.Prefix) netip.Prefix {
-	for _, refused := range alwaysRefused {
-		if refused.Overlaps(p) {
-			return refused
-		}
-		if !refused.Addr().Is4() {
-			continue
-		}
-		for _, e := range embeddings {
-			if in := embed(refused, e.network, e.at); in.Overlaps(p) {
-				return in
-			}
-		}
-	}
-	return netip.Prefix{}
-}
-
-// embed returns the part of an IPv6 network that stands for an IPv4 network.
-func embed(p, network netip.Prefix, at int) netip.Prefix {
-	bytes, v4 := network.Addr().As16(), p.Addr().As4()
-	copy(bytes[at:], v4[:])
-	return netip.PrefixFrom(netip.AddrFrom16(bytes), at*8+p.Bits())
-}
 
 // Prefixes shorter than these are more than a site has: worth a second look.
 const (
@@ -91,7 +42,7 @@ func (r *reader) prefix(n *yaml.Node, field string) (netip.Prefix, bool) {
 		}
 		p = netip.PrefixFrom(addr, addr.BitLen())
 	}
-	refused := refusedNetwork(p)
+	refused := flow.RefusedOverlap(p)
 	switch {
 	case p.Addr().Is4In6():
 		r.fail(n, field, "%s has two readings; write the IPv4 form", text)

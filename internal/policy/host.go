@@ -48,7 +48,7 @@ func (r *reader) literal(n *yaml.Node, field string, addr netip.Addr) hostPatter
 		r.fail(n, field, "an address with a zone never matches")
 	case addr.Is4In6():
 		r.fail(n, field, "%s has two readings; write %s", addr, addr.Unmap())
-	case refusedNetwork(netip.PrefixFrom(addr, addr.BitLen())).IsValid():
+	case flow.RefusedOverlap(netip.PrefixFrom(addr, addr.BitLen())).IsValid():
 		r.warn(n, field, "%s is an address that is always refused (loopback, link-local, multicast, reserved)", addr)
 	}
 	return hostPattern{text: addr.String(), addr: addr}

@@ -1,6 +1,9 @@
-package names
+package flow
 
-import "net/netip"
+import (
+	"net/netip"
+	"slices"
+)
 
 // Class says how dangerous it is to dial an address for a sandbox.
 type Class uint8
@@ -30,8 +33,9 @@ func (c Class) String() string {
 
 // The tables follow the IANA special-purpose address registries.
 var (
-	// alwaysRefused are lifted by no configuration.
-	alwaysRefused = prefixes(
+	// refusedNetworks are lifted by no configuration, so that a policy which names
+	// a part of one is refused.
+	refusedNetworks = prefixes(
 		"0.0.0.0/8",      // this host; Linux takes 0.0.0.0 for loopback
 		"127.0.0.0/8",    // loopback
 		"169.254.0.0/16", // link-local, and most clouds' metadata
@@ -41,7 +45,11 @@ var (
 		"::1/128",        // loopback
 		"fe80::/10",      // link-local
 		"ff00::/8",       // multicast
-		// Metadata that is not link-local.
+	)
+
+	// metadata are addresses inside networks that have other uses: these are
+	// refused, their networks are not.
+	metadata = prefixes(
 		"168.63.129.16/32",   // Azure
 		"192.0.0.192/32",     // Oracle
 		"100.100.100.200/32", // Alibaba
@@ -69,10 +77,33 @@ var (
 	// discard, segment routing, unassigned) is special, known to us or not.
 	globalUnicast = netip.MustParsePrefix("2000::/3")
 
-	nat64        = netip.MustParsePrefix("64:ff9b::/96")
-	sixToFour    = netip.MustParsePrefix("2002::/16")
-	v4Compatible = netip.MustParsePrefix("::/96")
+	// embeddings are the IPv6 networks whose addresses carry an IPv4 address. The
+	// v4-mapped form is not here: to the kernel it is the IPv4 address.
+	embeddings = []embedding{
+		{netip.MustParsePrefix("::/96"), 12},
+		{netip.MustParsePrefix("64:ff9b::/96"), 12}, // NAT64
+		{netip.MustParsePrefix("2002::/16"), 2},     // 6to4
+	}
 )
+
+// embedding is an IPv6 network and the byte at which the IPv4 address starts.
+type embedding struct {
+	network netip.Prefix
+	at      int
+}
+
+// extract returns the IPv4 address that an address of the network carries.
+func (e embedding) extract(addr netip.Addr) netip.Addr {
+	b := addr.As16()
+	return netip.AddrFrom4([4]byte(b[e.at : e.at+4]))
+}
+
+// embed returns the part of the network that carries addresses of p.
+func (e embedding) embed(p netip.Prefix) netip.Prefix {
+	b, v4 := e.network.Addr().As16(), p.Addr().As4()
+	copy(b[e.at:], v4[:])
+	return netip.PrefixFrom(netip.AddrFrom16(b), e.at*8+p.Bits())
+}
 
 // ClassOf returns the class of an address. An address that carries an IPv4
 // address inside has that one's class, since a gateway on the way unpacks it.
@@ -81,7 +112,7 @@ func ClassOf(addr netip.Addr) Class {
 		return ClassRefused
 	}
 	addr = addr.Unmap()
-	if contains(alwaysRefused, addr) {
+	if contains(refusedNetworks, addr) || contains(metadata, addr) {
 		return ClassRefused
 	}
 	if v4, ok := embedded(addr); ok {
@@ -93,26 +124,37 @@ func ClassOf(addr netip.Addr) Class {
 	return ClassPublic
 }
 
-// embedded returns the IPv4 address inside an IPv6 address. The v4-mapped form
-// is not here: to the kernel it is the IPv4 address, so Unmap is called for it.
+// embedded returns the IPv4 address inside an IPv6 address.
 func embedded(addr netip.Addr) (netip.Addr, bool) {
-	b := addr.As16()
-	switch {
-	case nat64.Contains(addr), v4Compatible.Contains(addr):
-		return netip.AddrFrom4([4]byte(b[12:])), true
-	case sixToFour.Contains(addr):
-		return netip.AddrFrom4([4]byte(b[2:6])), true
+	for _, e := range embeddings {
+		if e.network.Contains(addr) {
+			return e.extract(addr), true
+		}
 	}
 	return netip.Addr{}, false
 }
 
-func contains(prefixes []netip.Prefix, addr netip.Addr) bool {
-	for _, p := range prefixes {
-		if p.Contains(addr) {
-			return true
+// RefusedOverlap returns a network that is always refused and that overlaps p,
+// directly or in an embedded form; invalid for none.
+func RefusedOverlap(p netip.Prefix) netip.Prefix {
+	for _, refused := range refusedNetworks {
+		if refused.Overlaps(p) {
+			return refused
+		}
+		if !refused.Addr().Is4() {
+			continue
+		}
+		for _, e := range embeddings {
+			if inside := e.embed(refused); inside.Overlaps(p) {
+				return inside
+			}
 		}
 	}
-	return false
+	return netip.Prefix{}
+}
+
+func contains(prefixes []netip.Prefix, addr netip.Addr) bool {
+	return slices.ContainsFunc(prefixes, func(p netip.Prefix) bool { return p.Contains(addr) })
 }
 
 func prefixes(texts ...string) []netip.Prefix {
