@@ -52,9 +52,9 @@ type Agent struct {
 
 // Start removes what dead agents left, attaches the hooks and waits for sandboxes
 // to be created. An error leaves nothing behind.
-func Start(ctx context.Context, cfg Config) (a *Agent, err error) {
+func Start(ctx context.Context, cfg Config) (_ *Agent, err error) {
 	ctx, stop := context.WithCancel(context.WithoutCancel(ctx))
-	a = &Agent{cfg: cfg, stop: stop, sandboxes: map[uint64]*Sandbox{}}
+	a := &Agent{cfg: cfg, stop: stop, sandboxes: map[uint64]*Sandbox{}}
 	defer func() {
 		if err != nil {
 			err = errors.Join(err, a.Close())

@@ -47,8 +47,8 @@ type Sandbox struct {
 }
 
 // Create makes a sandbox. An error leaves nothing behind.
-func Create(ctx context.Context, cfg Config) (sb *Sandbox, err error) {
-	sb = &Sandbox{name: cfg.Name, datapath: cfg.Datapath}
+func Create(ctx context.Context, cfg Config) (_ *Sandbox, err error) {
+	sb := &Sandbox{name: cfg.Name, datapath: cfg.Datapath}
 	defer func() {
 		if err != nil {
 			err = errors.Join(err, sb.Close())
