@@ -48,7 +48,7 @@ func claimInstance(log *slog.Logger) (*instance, error) {
 		return nil, fmt.Errorf("make state directory: %w", err)
 	}
 	// Held while leftovers are told from claims that are just being made.
-	global, err := lockFile(filepath.Join(stateRoot, "lock"), unix.LOCK_EX)
+	global, err := lockFile(filepath.Join(stateRoot, "lock"), os.O_CREATE, unix.LOCK_EX)
 	if err != nil {
 		return nil, err
 	}
@@ -64,7 +64,7 @@ func claimInstance(log *slog.Logger) (*instance, error) {
 		if err != nil {
 			return nil, fmt.Errorf("claim instance: %w", err)
 		}
-		lock, err := lockFile(filepath.Join(dir, "lock"), unix.LOCK_EX|unix.LOCK_NB)
+		lock, err := lockFile(filepath.Join(dir, "lock"), os.O_CREATE, unix.LOCK_EX|unix.LOCK_NB)
 		if err != nil {
 			return nil, errors.Join(err, os.RemoveAll(dir))
 		}
@@ -81,7 +81,14 @@ func (i *instance) cgroup(root string) string { return filepath.Join(root, cgrou
 
 // release gives the number back. The directory goes while the lock is held.
 func (i *instance) release() error {
-	return errors.Join(os.RemoveAll(i.dir), i.lock.Close())
+	return errors.Join(os.RemoveAll(i.dir), i.unlock())
+}
+
+func (i *instance) unlock() error {
+	if i.lock == nil {
+		return nil
+	}
+	return i.lock.Close()
 }
 
 // removeLeftovers removes what agents left that were killed. One that cannot be
@@ -92,33 +99,43 @@ func removeLeftovers(log *slog.Logger) {
 		return // only for a malformed pattern
 	}
 	for _, dir := range dirs {
-		lock, err := lockFile(filepath.Join(dir, "lock"), unix.LOCK_EX|unix.LOCK_NB)
-		if errors.Is(err, unix.EWOULDBLOCK) {
-			continue // its agent lives
-		}
-		if err == nil {
-			dead := &instance{dir: dir, lock: lock}
-			err = dead.remove()
-		}
-		if err != nil {
+		switch removed, err := removeLeftover(dir); {
+		case err != nil:
 			log.Warn("could not remove what a dead agent left", "instance", filepath.Base(dir), "error", err)
-			continue
+		case removed:
+			log.Info("removed what a dead agent left", "instance", filepath.Base(dir))
 		}
-		log.Info("removed what a dead agent left", "instance", filepath.Base(dir))
 	}
+}
+
+// removeLeftover removes an instance if its agent is dead.
+//
+// It never makes the lock file: an agent that is just releasing its instance would
+// find a directory that it cannot remove. Without one the instance is such, or it
+// was killed while it claimed its number; either way nobody minds its removal.
+func removeLeftover(dir string) (removed bool, err error) {
+	dead := &instance{dir: dir}
+	dead.lock, err = lockFile(filepath.Join(dir, "lock"), 0, unix.LOCK_EX|unix.LOCK_NB)
+	if errors.Is(err, unix.EWOULDBLOCK) {
+		return false, nil // its agent lives
+	}
+	if err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return false, err
+	}
+	return true, dead.remove()
 }
 
 // remove ends what is left of an instance: processes first, hooks after them.
 func (i *instance) remove() error {
 	root, err := cgroup.Find()
+	if err == nil {
+		err = removeCgroup(i.cgroup(root))
+	}
+	if err == nil {
+		err = datapath.Unpin(i.pinDir())
+	}
 	if err != nil {
-		return err
-	}
-	if err := removeCgroup(i.cgroup(root)); err != nil {
-		return err
-	}
-	if err := datapath.Unpin(i.pinDir()); err != nil {
-		return err
+		return errors.Join(err, i.unlock())
 	}
 	return i.release()
 }
@@ -140,8 +157,9 @@ func removeCgroup(path string) error {
 	return group.Remove()
 }
 
-func lockFile(path string, how int) (*os.File, error) {
-	file, err := os.OpenFile(path, os.O_CREATE|os.O_RDWR, 0o600)
+// lockFile opens a lock file, and makes it where flag is os.O_CREATE.
+func lockFile(path string, flag, how int) (*os.File, error) {
+	file, err := os.OpenFile(path, flag|os.O_RDWR, 0o600)
 	if err != nil {
 		return nil, fmt.Errorf("open lock: %w", err)
 	}
