@@ -7,14 +7,11 @@ package cli
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"os"
+	"strings"
 
 	"github.com/spf13/cobra"
-
-	"github.com/ringfence/ringfence/internal/launch"
-	"github.com/ringfence/ringfence/internal/policy"
 )
 
 // Env is the world as a command sees it.
@@ -37,13 +34,24 @@ func OS() Env {
 	}
 }
 
+// variable returns the last value of an environment variable, or "".
+func (e Env) variable(name string) string {
+	value := ""
+	for _, kv := range e.Environ {
+		if v, ok := strings.CutPrefix(kv, name+"="); ok {
+			value = v
+		}
+	}
+	return value
+}
+
 // Main runs one command and returns its exit status.
 func Main(env Env, args []string) int {
 	status := 0
 	root := newRoot(env, &status)
 	root.SetArgs(args)
 	if err := root.ExecuteContext(context.Background()); err != nil {
-		return report(env, err)
+		return report(env.Stderr, err)
 	}
 	return status
 }
@@ -55,57 +63,32 @@ func newRoot(env Env, status *int) *cobra.Command {
 		Long: `Ringfence runs a program in a sandbox whose every connection is redirected by
 eBPF, attributed to the program by the kernel, decided by OPA on a policy, and
 relayed or refused. Nothing else leaves.`,
-		SilenceUsage:      true,
-		SilenceErrors:     true,
-		DisableAutoGenTag: true,
-		Version:           version(),
+		Args:                       noSuchCommand,
+		RunE:                       func(cmd *cobra.Command, _ []string) error { return cmd.Help() },
+		SilenceUsage:               true,
+		SuggestionsMinimumDistance: 2,
+		SilenceErrors:              true,
+		DisableAutoGenTag:          true,
+		Version:                    version(),
 	}
 	root.SetIn(env.Stdin)
 	root.SetOut(env.Stdout)
 	root.SetErr(env.Stderr)
 	root.CompletionOptions.HiddenDefaultCmd = true
 	root.SetFlagErrorFunc(func(cmd *cobra.Command, err error) error {
-		return &hintedError{err, fmt.Sprintf("%s --help lists the flags", cmd.CommandPath())}
+		return hint(err, cmd.CommandPath()+" --help lists the flags")
 	})
 	root.AddCommand(newRun(env, status))
 	return root
 }
 
-// hintedError is an error with what to do about it.
-type hintedError struct {
-	error
-	hint string
-}
-
-func (e *hintedError) Unwrap() error { return e.error }
-
-// report tells a person what failed, and returns the exit status for it.
-func report(env Env, err error) int {
-	var load policy.LoadError
-	if errors.As(err, &load) {
-		for _, problem := range load {
-			fmt.Fprintf(env.Stderr, "ringfence: %s\n", problem)
-		}
-		fmt.Fprintln(env.Stderr, "hint: nothing was started; mend the policy and try again")
-		return launch.ExitRingfence
+func noSuchCommand(cmd *cobra.Command, args []string) error {
+	if len(args) == 0 {
+		return nil
 	}
-	var ended *signalError
-	if errors.As(err, &ended) {
-		return 128 + int(ended.signal)
+	next := cmd.CommandPath() + " --help lists the commands"
+	if similar := cmd.SuggestionsFor(args[0]); len(similar) > 0 {
+		next = fmt.Sprintf("did you mean %s %s?", cmd.CommandPath(), similar[0])
 	}
-	fmt.Fprintf(env.Stderr, "ringfence: %s\n", err)
-	status := launch.ExitRingfence
-	hint := ""
-	var hinted *hintedError
-	var step *launch.StepError
-	switch {
-	case errors.As(err, &step):
-		hint, status = step.Hint, step.Code
-	case errors.As(err, &hinted):
-		hint = hinted.hint
-	}
-	if hint != "" {
-		fmt.Fprintf(env.Stderr, "hint: %s\n", hint)
-	}
-	return status
+	return hint(fmt.Errorf("there is no command %q", args[0]), next)
 }

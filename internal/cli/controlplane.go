@@ -10,11 +10,11 @@ import (
 
 // controlPlane is the one target that is allowed without the policy: the flag's,
 // or that of the environment. Zero where neither names one.
-func controlPlane(flag string, environ []string) (flow.Target, error) {
+func controlPlane(flag string, env Env) (flow.Target, error) {
 	text, source := flag, "--control-plane"
 	for _, name := range []string{"RINGFENCE_ENDPOINT", "NAVIGATOR_ENDPOINT"} {
 		if text == "" {
-			text, source = lookupEnv(environ, name), name
+			text, source = env.variable(name), name
 		}
 	}
 	if text == "" {
@@ -22,16 +22,15 @@ func controlPlane(flag string, environ []string) (flow.Target, error) {
 	}
 	target, err := parseEndpoint(text)
 	if err != nil {
-		return flow.Target{}, &hintedError{
-			fmt.Errorf("%s %q: %w", source, text, err),
-			"write HOST:PORT, or a URL such as https://control.example.com",
-		}
+		return flow.Target{}, hint(fmt.Errorf("%s: %w", source, err),
+			"write HOST:PORT, or a URL such as https://control.example.com")
 	}
 	return target, nil
 }
 
-// parseEndpoint reads HOST:PORT or a URL, whose scheme may give the port. A URL
-// with anything that a host and port do not need is refused.
+// parseEndpoint reads HOST:PORT or a URL, whose scheme may give the port. The path
+// of a URL says nothing about where it is; a user in it might be a mistake for a
+// host, and is refused.
 func parseEndpoint(text string) (flow.Target, error) {
 	if !strings.Contains(text, "://") {
 		return flow.ParseTarget(text)
@@ -41,15 +40,18 @@ func parseEndpoint(text string) (flow.Target, error) {
 		return flow.Target{}, err
 	}
 	if u.User != nil {
-		return flow.Target{}, fmt.Errorf("a user has no place here")
+		return flow.Target{}, fmt.Errorf("%q names a user", u.Redacted())
 	}
-	ports := map[string]string{"http": "80", "https": "443", "grpc": "80", "grpcs": "443"}
-	port, known := ports[strings.ToLower(u.Scheme)]
-	if !known {
-		return flow.Target{}, fmt.Errorf("unknown scheme %q", u.Scheme)
-	}
-	if u.Port() != "" {
-		port = u.Port()
+	port := u.Port()
+	if port == "" {
+		switch u.Scheme {
+		case "http", "grpc":
+			port = "80"
+		case "https", "grpcs":
+			port = "443"
+		default:
+			return flow.Target{}, fmt.Errorf("%q has no port, and the scheme stands for none", text)
+		}
 	}
 	host := u.Hostname()
 	if strings.Contains(host, ":") {

@@ -2,7 +2,6 @@ package cli
 
 import (
 	"context"
-	"fmt"
 	"os"
 	"os/signal"
 	"sync"
@@ -15,43 +14,55 @@ import (
 // endTimeout is how long a command may take to end after it was told to.
 const endTimeout = 10 * time.Second
 
+// signalRoom bounds the signals that wait to be handed on.
+const signalRoom = 8
+
 // interrupts are the signals that ask a run to end. Before there is a command
 // they end the start; then they are the command's to handle.
 type interrupts struct {
 	signals chan os.Signal
 	done    chan struct{}
+	ended   chan struct{}
+	cancel  context.CancelCauseFunc
 
 	mu      sync.Mutex
 	process *launch.Process
-	cancel  context.CancelCauseFunc
 	timer   *time.Timer
 }
 
-// signalError ends a run before there is a command to hand the signal to.
-type signalError struct{ signal syscall.Signal }
-
-func (e *signalError) Error() string { return fmt.Sprintf("ended by %v", e.signal) }
-
-func catchInterrupts() *interrupts {
-	i := &interrupts{signals: make(chan os.Signal, 8), done: make(chan struct{})}
-	signal.Notify(i.signals, syscall.SIGINT, syscall.SIGTERM, syscall.SIGHUP, syscall.SIGQUIT)
-	return i
-}
-
-// context returns a context that ends when the run must: at a signal before the
-// command runs, or when the command does not end in time after SIGTERM or SIGHUP.
-func (i *interrupts) context(parent context.Context) (context.Context, context.CancelFunc) {
+// catchInterrupts returns a context that ends when the run must: at a signal
+// before the command runs, or when the command does not end in time after SIGTERM
+// or SIGHUP. Stop must be called.
+func catchInterrupts(parent context.Context) (context.Context, *interrupts) {
 	ctx, cancel := context.WithCancelCause(parent)
-	i.cancel = cancel
+	i := &interrupts{
+		signals: make(chan os.Signal, signalRoom),
+		done:    make(chan struct{}),
+		ended:   make(chan struct{}),
+		cancel:  cancel,
+	}
+	for _, s := range []syscall.Signal{syscall.SIGINT, syscall.SIGTERM, syscall.SIGHUP, syscall.SIGQUIT} {
+		// nohup, and a shell's background job, have said that it is to be ignored.
+		if !signal.Ignored(s) {
+			signal.Notify(i.signals, s)
+		}
+	}
+	// Caught and dropped: by default, records that nobody reads any more would end
+	// this process on the spot, and leave everything behind. Ignoring it instead
+	// would pass that on to the command.
+	signal.Notify(i.signals, syscall.SIGPIPE)
 	go i.watch()
-	return ctx, func() { cancel(context.Canceled) }
+	return ctx, i
 }
 
 func (i *interrupts) watch() {
+	defer close(i.ended)
 	for {
 		select {
 		case s := <-i.signals:
-			i.handle(s.(syscall.Signal))
+			if s != syscall.SIGPIPE {
+				i.handle(s.(syscall.Signal))
+			}
 		case <-i.done:
 			return
 		}
@@ -78,12 +89,15 @@ func (i *interrupts) deliverTo(p *launch.Process) {
 	i.process = p
 }
 
+// stop lets go of the signals: from here on they do what they do by default.
 func (i *interrupts) stop() {
 	signal.Stop(i.signals)
 	close(i.done)
+	<-i.ended
 	i.mu.Lock()
 	defer i.mu.Unlock()
 	if i.timer != nil {
 		i.timer.Stop()
 	}
+	i.cancel(context.Canceled)
 }

@@ -5,6 +5,8 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"strings"
+	"syscall"
 	"time"
 
 	"github.com/ringfence/ringfence/internal/event"
@@ -18,7 +20,7 @@ const flushTimeout = 5 * time.Second
 // recorder takes the records of a run: as JSON lines where --records asks for
 // them, and as a summary where somebody is there to read it.
 type recorder struct {
-	env     Env
+	stderr  *os.File
 	file    *os.File // to be closed; nil for stdout and for none
 	writer  *event.Writer
 	summary *event.Summary
@@ -26,12 +28,10 @@ type recorder struct {
 }
 
 func openRecorder(env Env, path string) (*recorder, error) {
-	r := &recorder{env: env}
+	r := &recorder{stderr: env.Stderr}
 	out := env.Stdout
-	switch path {
-	case "", "-":
-	default:
-		file, err := os.OpenFile(path, os.O_CREATE|os.O_WRONLY|os.O_TRUNC, 0o600)
+	if path != "" && path != "-" {
+		file, err := createRecords(path)
 		if err != nil {
 			return nil, fmt.Errorf("open --records: %w", err)
 		}
@@ -50,6 +50,39 @@ func openRecorder(env Env, path string) (*recorder, error) {
 	return r, nil
 }
 
+// createRecords makes the file, or empties it. It is root that writes, and perhaps
+// where an earlier sandbox could: so a link that may have been put there, to a
+// file of root's, is refused. The links of /dev and /proc (a shell's >(command))
+// are nobody's to put.
+func createRecords(path string) (*os.File, error) {
+	flags := os.O_CREATE | os.O_WRONLY | syscall.O_NOFOLLOW
+	if strings.HasPrefix(path, "/dev/") || strings.HasPrefix(path, "/proc/") {
+		flags &^= syscall.O_NOFOLLOW
+	}
+	file, err := os.OpenFile(path, flags, 0o600)
+	if errors.Is(err, syscall.ELOOP) {
+		return nil, hint(fmt.Errorf("%s is a symbolic link", path), "name the file that it stands for")
+	}
+	if err != nil {
+		return nil, err
+	}
+	if err := emptyFile(file); err != nil {
+		return nil, errors.Join(err, file.Close())
+	}
+	return file, nil
+}
+
+func emptyFile(file *os.File) error {
+	info, err := file.Stat()
+	if err != nil || !info.Mode().IsRegular() {
+		return err
+	}
+	if st, ok := info.Sys().(*syscall.Stat_t); ok && st.Nlink > 1 {
+		return hint(fmt.Errorf("%s has other names (hard links)", file.Name()), "name a new file")
+	}
+	return file.Truncate(0)
+}
+
 // Emit implements agent.Sink.
 func (r *recorder) Emit(record *flow.Record) { r.sinks.Emit(record) }
 
@@ -57,16 +90,15 @@ func (r *recorder) Emit(record *flow.Record) { r.sinks.Emit(record) }
 func (r *recorder) close() error {
 	var errs []error
 	if r.summary != nil {
-		errs = append(errs, r.summary.Render(r.env.Stderr))
+		errs = append(errs, r.summary.Render(r.stderr))
 	}
-	if r.writer == nil {
-		return errors.Join(errs...)
-	}
-	ctx, cancel := context.WithTimeout(context.Background(), flushTimeout)
-	defer cancel()
-	errs = append(errs, r.writer.Close(ctx))
-	if lost := r.writer.Lost(); lost > 0 {
-		fmt.Fprintf(r.env.Stderr, "ringfence: %d records were lost\n", lost)
+	if r.writer != nil {
+		ctx, cancel := context.WithTimeout(context.Background(), flushTimeout)
+		defer cancel()
+		errs = append(errs, r.writer.Close(ctx))
+		if lost := r.writer.Lost(); lost > 0 {
+			fmt.Fprintf(r.stderr, "ringfence: %d records were lost\n", lost)
+		}
 	}
 	if r.file != nil {
 		errs = append(errs, r.file.Close())

@@ -3,9 +3,7 @@ package cli
 import (
 	"context"
 	"errors"
-	"io/fs"
 	"log/slog"
-	"os"
 
 	"github.com/spf13/cobra"
 	"golang.org/x/sync/errgroup"
@@ -28,6 +26,8 @@ allowed and denied follows at the end. Everything is removed on any exit.
 Needs root. The command does not get it: it runs as --user, else as the policy's
 process says, else as the user who called sudo, else as a uid of its own.
 
+Flags marked * may be repeated; those after COMMAND are COMMAND's.
+
 Exit status: the command's; 128+n when signal n ended it; 125 when Ringfence
 itself failed; 126 and 127 when the command could not be run or found.`
 
@@ -38,15 +38,18 @@ const runExample = `  sudo ringfence run -- claude
 func newRun(env Env, status *int) *cobra.Command {
 	var opts runOptions
 	cmd := &cobra.Command{
-		Use:     "run [flags] [-- COMMAND [ARG...]]",
-		Short:   "Run a command in a new sandbox",
-		Long:    runLong,
-		Example: runExample,
+		Use:                   "run [flags] [--] [COMMAND [ARG...]]",
+		Short:                 "Run a command in a new sandbox",
+		Long:                  runLong,
+		Example:               runExample,
+		DisableFlagsInUseLine: true,
 		RunE: func(cmd *cobra.Command, args []string) error {
-			r, err := opts.resolve(env, args)
+			log := newLog(env.Stderr, opts.verbose)
+			s, err := opts.resolve(env, log)
 			if err != nil {
 				return err
 			}
+			r := &run{env: env, settings: *s, argv: args, log: log}
 			*status, err = r.run(cmd.Context())
 			return err
 		},
@@ -55,7 +58,7 @@ func newRun(env Env, status *int) *cobra.Command {
 	return cmd
 }
 
-// run is one resolved `ringfence run`.
+// run is one `ringfence run` whose flags are understood.
 type run struct {
 	env         Env
 	settings    settings
@@ -68,16 +71,13 @@ type run struct {
 // run returns the command's exit status, or an error where there is none.
 func (r *run) run(ctx context.Context) (status int, err error) {
 	if r.env.UID != 0 {
-		return 0, &hintedError{errors.New("run needs root, to attach hooks and make namespaces"), "sudo ringfence run ..."}
+		return 0, hint(errors.New("run needs root, to attach hooks and to make namespaces"), "sudo ringfence run ...")
 	}
 	if r.recorder, err = openRecorder(r.env, r.settings.records); err != nil {
 		return 0, err
 	}
-	r.interrupted = catchInterrupts()
+	ctx, r.interrupted = catchInterrupts(ctx)
 	defer r.interrupted.stop()
-	ctx, cancel := r.interrupted.context(ctx)
-	defer cancel()
-
 	status, err = r.inAgent(ctx)
 	return status, errors.Join(err, r.recorder.close())
 }
@@ -110,7 +110,7 @@ func (r *run) inAgent(ctx context.Context) (status int, err error) {
 }
 
 func (r *run) inSandbox(ctx context.Context, a *agent.Agent, engine *policy.Engine) (int, error) {
-	user, err := r.settings.user(a.Number())
+	user, err := r.user(a)
 	if err != nil {
 		return 0, err
 	}
@@ -124,10 +124,13 @@ func (r *run) inSandbox(ctx context.Context, a *agent.Agent, engine *policy.Engi
 	return status, errors.Join(err, sb.Close())
 }
 
-// exists reports whether a path names something that can be looked at.
-func exists(path string) bool {
-	_, err := os.Stat(path)
-	return !errors.Is(err, fs.ErrNotExist)
+// user returns who the command runs as: where nobody was named, a user that no
+// other run on the machine has.
+func (r *run) user(a *agent.Agent) (launch.User, error) {
+	if r.settings.user != nil {
+		return *r.settings.user, nil
+	}
+	return launch.ReservedUser(a.Number())
 }
 
 // argvOr returns the command to run: the user's shell where none was named.

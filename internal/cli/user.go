@@ -1,51 +1,73 @@
 package cli
 
 import (
+	"errors"
 	"fmt"
 	"os/user"
 	"strconv"
 
 	"github.com/ringfence/ringfence/internal/launch"
+	"github.com/ringfence/ringfence/internal/policy"
 )
+
+const anotherUser = "choose another with --user; without any, the sandbox has a uid of its own"
+
+// chooseUser says who the command runs as: the most explicit of what names
+// somebody. It is nil where nothing does.
+func chooseUser(flag string, p *policy.Policy, env Env) (*launch.User, error) {
+	if flag != "" {
+		return lookUpUser("--user", flag)
+	}
+	if name, group := p.Process(); name != "" || group != "" {
+		return policyUser(name, group)
+	}
+	// Root's own sudo says nothing about who it is for.
+	if uid := env.variable("SUDO_UID"); uid != "" && uid != "0" {
+		return lookUpUser("the user of sudo (SUDO_UID)", uid)
+	}
+	return nil, nil
+}
+
+func lookUpUser(source, spec string) (*launch.User, error) {
+	u, err := launch.LookupUser(spec)
+	if err != nil {
+		return nil, hint(fmt.Errorf("%s: %w", source, err), anotherUser)
+	}
+	return &u, nil
+}
+
+const processSource = "the policy's process"
 
 // policyUser is the user of a policy's process section. A user without a group
 // has its own groups; a group replaces them.
-func policyUser(userSpec, groupSpec string) (launch.User, error) {
-	if userSpec == "" {
-		return launch.User{}, &hintedError{
-			fmt.Errorf("the policy's process names the group %q without a user", groupSpec),
-			"add run_as_user, or use --user",
-		}
+func policyUser(name, group string) (*launch.User, error) {
+	if name == "" {
+		return nil, hint(fmt.Errorf("%s: names the group %q but no user", processSource, group), "add run_as_user, or use --user")
 	}
-	u, err := launch.LookupUser(userSpec)
+	u, err := lookUpUser(processSource, name)
+	if err != nil || group == "" {
+		return u, err
+	}
+	gid, err := lookUpGroup(group)
 	if err != nil {
-		return launch.User{}, &hintedError{
-			fmt.Errorf("the policy's process: %w", err),
-			"make the user, or choose another with --user",
-		}
-	}
-	if groupSpec == "" {
-		return u, nil
-	}
-	gid, err := groupID(groupSpec)
-	if err != nil {
-		return launch.User{}, err
+		return nil, hint(fmt.Errorf("%s: group %q: %w", processSource, group, err), anotherUser)
 	}
 	u.GID, u.Groups = gid, nil
 	return u, nil
 }
 
-func groupID(spec string) (uint32, error) {
+var errNoGroup = errors.New("no such group, or root's")
+
+// lookUpGroup returns the group that a policy names: a name, or a gid, which needs
+// no entry in the group file.
+func lookUpGroup(spec string) (uint32, error) {
 	text := spec
 	if g, err := user.LookupGroup(spec); err == nil {
 		text = g.Gid
 	}
 	gid, err := strconv.ParseUint(text, 10, 32)
 	if err != nil || gid == 0 {
-		return 0, &hintedError{
-			fmt.Errorf("the policy's process: no group %q", spec),
-			"make the group, or choose a user with --user",
-		}
+		return 0, errNoGroup
 	}
 	return uint32(gid), nil
 }
