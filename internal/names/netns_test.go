@@ -150,18 +150,17 @@ func TestDialInNetns(t *testing.T) {
 		open6, closed6, silent6 = "2001:db8:1::1", "2001:db8:1::2", "2001:db8:2::1"
 	)
 	tests := []struct {
-		name   string
-		found  []string
-		want   string
-		atMost time.Duration
+		name  string
+		found []string
+		want  string
 	}{
-		{"IPv6 first", []string{open4, open6}, open6, attemptDelay},
-		{"IPv6 closed", []string{open4, closed6}, open4, attemptDelay},
-		{"IPv6 silent", []string{open4, silent6}, open4, 3 * attemptDelay},
-		{"IPv4 silent", []string{silent4, open6}, open6, attemptDelay},
-		{"many dead before", []string{silent6, closed6, silent4, open4}, open4, 5 * attemptDelay},
-		{"all closed", []string{closed4, closed6}, "", attemptDelay},
-		{"all silent", []string{silent4, silent6}, "", 2 * time.Second},
+		{"IPv6 first", []string{open4, open6}, open6},
+		{"IPv6 closed", []string{open4, closed6}, open4},
+		{"IPv6 silent", []string{open4, silent6}, open4},
+		{"IPv4 silent", []string{silent4, open6}, open6},
+		{"many dead before", []string{silent6, closed6, silent4, open4}, open4},
+		{"all closed", []string{closed4, closed6}, ""},
+		{"all silent", []string{silent4, silent6}, ""},
 	}
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {
@@ -180,8 +179,9 @@ func TestDialInNetns(t *testing.T) {
 			})
 			begin := time.Now()
 			conn, err := d.Dial(t.Context(), flow.Target{Host: "www.example", Port: port}, &flow.Decision{Verdict: flow.Allow})
-			if took := time.Since(begin); took > tt.atMost {
-				t.Errorf("took %s, want at most %s", took, tt.atMost)
+			// The order and the delays are tested on a fake clock: this is the bound.
+			if took := time.Since(begin); took > 15*time.Second {
+				t.Errorf("took %s", took)
 			}
 			var denial *flow.Denial
 			switch {
