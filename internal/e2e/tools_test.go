@@ -9,7 +9,6 @@ import (
 	"regexp"
 	"strconv"
 	"strings"
-	"syscall"
 	"testing"
 )
 
@@ -60,17 +59,17 @@ func (f *fixture) copyOf(program, name string) string {
 
 // saw is what the programs of testdata print.
 type saw struct {
-	Stage    string        `json:"stage"` // of the C client: how far it came
-	Errno    syscall.Errno `json:"errno"` // of the C client
-	Error    string        `json:"error"` // of the Go client
-	MS       float64       `json:"ms"`    // connect and first read together
-	Peer     string        `json:"peer"`
-	Data     string        `json:"data"`
-	Conns    int           `json:"conns"`
-	Sent     int64         `json:"sent"`
-	Received int64         `json:"received"`
-	SentSum  string        `json:"sent_sum"`
-	Sum      string        `json:"sum"`
+	Stage    string  `json:"stage"` // of the C client: how far it came
+	Errno    int     `json:"errno"` // of the C client; of getaddrinfo in the stage resolve
+	Error    string  `json:"error"` // of the Go client
+	MS       float64 `json:"ms"`    // connect and first read together
+	Peer     string  `json:"peer"`
+	Data     string  `json:"data"`
+	Conns    int     `json:"conns"`
+	Sent     int64   `json:"sent"`
+	Received int64   `json:"received"`
+	SentSum  string  `json:"sent_sum"`
+	Sum      string  `json:"sum"`
 }
 
 func sawIn(t testing.TB, output string) saw {
