@@ -16,7 +16,7 @@ int take_origin(struct take_origin_args *args)
 	if (!found)
 		return NOT_FOUND;
 	origin = *found;
-	if (!remove_origin(&key, &origin))
+	if (!remove_origin(&key, origin.sock.sandbox))
 		return NOT_FOUND;
 	args->origin = origin;
 	return TAKEN;

@@ -14,13 +14,9 @@ struct scene {
 /* Finds the sandbox of the current task. No entry, or not its netns: reject. */
 static __always_inline enum reject set_scene(struct scene *s, struct bpf_sock_addr *ctx, bool ipv6)
 {
-	struct membership m = membership_of(bpf_get_current_task_btf());
-	__u64 id = m.id;
-
 	s->to = get_address(ctx, ipv6);
 	s->port = get_port(ctx);
-	s->sandbox = m.fenced ? id : 0;
-	s->config = bpf_map_lookup_elem(&sandboxes, &s->sandbox);
+	s->config = current_sandbox(&s->sandbox);
 	if (!s->config)
 		return REJECT_UNKNOWN_SANDBOX;
 	s->netns_cookie = bpf_get_netns_cookie(ctx);
@@ -31,17 +27,18 @@ static __always_inline enum reject set_scene(struct scene *s, struct bpf_sock_ad
 
 static __always_inline int reject(const struct scene *s, const struct exec_id *exec, __u32 reason)
 {
-	struct refusal refusal = {
+	struct rejection r = {
 		.sandbox = s->sandbox,
 		.exec = *exec,
-		.destination = &s->to,
+		.destination = s->to,
 		.port = s->port,
+		.has_destination = 1,
 		.reason = reason,
 		.pid = bpf_get_current_pid_tgid() >> 32,
 		.uid = bpf_get_current_uid_gid(),
 	};
 
-	count_rejection(&refusal);
+	count_rejection(&r);
 	return REJECT;
 }
 

@@ -68,7 +68,7 @@ int egress(struct __sk_buff *skb)
 {
 	__u64 id = bpf_skb_cgroup_id(skb);
 	struct sandbox *sb = bpf_map_lookup_elem(&sandboxes, &id);
-	struct refusal refusal = {.sandbox = id};
+	struct rejection r = {.sandbox = id};
 	struct packet p = {};
 	struct verdict v;
 
@@ -82,9 +82,10 @@ int egress(struct __sk_buff *skb)
 		return ALLOW;
 	}
 	/* Packets leave in the context of any task, or of none: only the socket tells. */
-	refusal.uid = bpf_get_socket_uid(skb);
-	refusal.destination = &p.to;
-	refusal.reason = v.reason;
-	count_rejection(&refusal);
+	r.uid = bpf_get_socket_uid(skb);
+	r.destination = p.to;
+	r.has_destination = 1;
+	r.reason = v.reason;
+	count_rejection(&r);
 	return REJECT;
 }

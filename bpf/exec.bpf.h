@@ -13,33 +13,47 @@ static __always_inline bool exec_is_zero(const struct exec_id *id)
 	return !id->tgid && !id->time;
 }
 
-static __always_inline void drop_ref(const struct exec_id *id)
+/*
+ * A function that is not static is verified once, not anew at each call, which
+ * makes loading faster. It must check its pointers, and copies a key to its own
+ * stack, because 6.1 takes it from nowhere else.
+ */
+__noinline int drop_ref(const struct exec_id *id)
 {
-	struct exec_record *record = bpf_map_lookup_elem(&execs, id);
+	struct exec_record *record;
 	struct sandbox_state *state;
 	bool has_long_path;
+	struct exec_id own;
 
+	if (!id)
+		return 0;
+	own = *id;
+	record = bpf_map_lookup_elem(&execs, &own);
 	if (!record || __sync_fetch_and_sub(&record->refs, 1) != 1)
-		return;
+		return 0;
 	state = bpf_map_lookup_elem(&sandbox_states, &record->sandbox);
 	has_long_path = record->path_len > PATH_INLINE;
 	if (has_long_path)
-		bpf_map_delete_elem(&long_paths, id);
-	bpf_map_delete_elem(&execs, id);
+		bpf_map_delete_elem(&long_paths, &own);
+	bpf_map_delete_elem(&execs, &own);
 	if (!state)
-		return;
+		return 0;
 	__sync_fetch_and_sub(&state->execs, 1);
 	if (has_long_path)
 		__sync_fetch_and_sub(&state->long_paths, 1);
+	return 0;
 }
 
 /* The ids are copied first: the record may be deleted while they are dropped. */
-static __noinline int drop_user(const struct exec_id *id)
+__noinline int drop_user(const struct exec_id *id)
 {
-	struct exec_id own = *id, ancestors[MAX_ANCESTORS];
+	struct exec_id own, ancestors[MAX_ANCESTORS];
 	struct exec_record *record;
 	__u32 len;
 
+	if (!id)
+		return 0;
+	own = *id;
 	record = bpf_map_lookup_elem(&execs, &own);
 	if (!record || __sync_fetch_and_sub(&record->users, 1) != 1)
 		return 0;
@@ -65,6 +79,22 @@ static __always_inline bool add_user(const struct exec_id *id)
 	return true;
 }
 
+/* Likewise: whether there was a record to count one more descendant of. */
+__noinline int add_ref(const struct exec_id *id)
+{
+	struct exec_record *record;
+	struct exec_id own;
+
+	if (!id)
+		return 0;
+	own = *id;
+	record = bpf_map_lookup_elem(&execs, &own);
+	if (!record)
+		return 0;
+	__sync_fetch_and_add(&record->refs, 1);
+	return 1;
+}
+
 /*
  * Lists the previous image and its ancestors in a new record that nobody sees
  * yet. The caller holds a user of the previous one, and so all of these live.
@@ -79,14 +109,8 @@ static __always_inline void inherit_ancestors(struct exec_record *record, const 
 	record->ancestors[0] = *previous;
 	record->ancestors_len = 1;
 	for (__u32 i = 1; i < MAX_ANCESTORS; i++) {
-		struct exec_record *ancestor;
-
-		if (i > parent->ancestors_len)
+		if (i > parent->ancestors_len || !add_ref(&parent->ancestors[i - 1]))
 			break;
-		ancestor = bpf_map_lookup_elem(&execs, &parent->ancestors[i - 1]);
-		if (!ancestor)
-			break;
-		__sync_fetch_and_add(&ancestor->refs, 1);
 		record->ancestors[i] = parent->ancestors[i - 1];
 		record->ancestors_len = i + 1;
 	}

@@ -5,17 +5,10 @@
  */
 #pragma once
 
-static __always_inline struct sandbox *current_sandbox(void)
-{
-	struct membership m = membership_of(bpf_get_current_task_btf());
-	__u64 id = m.fenced ? m.id : 0;
-
-	return bpf_map_lookup_elem(&sandboxes, &id);
-}
-
 static __always_inline int on_recvmsg(struct bpf_sock_addr *ctx, bool ipv6)
 {
-	struct sandbox *sb = current_sandbox();
+	__u64 id;
+	struct sandbox *sb = current_sandbox(&id);
 	struct address from = get_address(ctx, ipv6);
 	struct address *server;
 
@@ -29,7 +22,8 @@ static __always_inline int on_recvmsg(struct bpf_sock_addr *ctx, bool ipv6)
 
 static __always_inline int on_getpeername(struct bpf_sock_addr *ctx, bool ipv6)
 {
-	struct sandbox *sb = current_sandbox();
+	__u64 id;
+	struct sandbox *sb = current_sandbox(&id);
 	struct sock_origin *origin;
 
 	if (!sb || !ctx->sk || !is_reserved(sb, get_port(ctx)))

@@ -29,11 +29,11 @@ struct {
 static __always_inline struct task *task_entry(struct task_struct *task, __u64 sandbox,
 					       __u64 self_exec_id)
 {
-	__u32 tgid = task->tgid;
+	__u32 tgid = BPF_CORE_READ(task, tgid);
 	struct task *entry = bpf_map_lookup_elem(&tasks, &tgid);
 
 	if (!entry || entry->sandbox != sandbox || entry->self_exec_id != self_exec_id ||
-	    entry->start_boottime != task->group_leader->start_boottime)
+	    entry->start_boottime != BPF_CORE_READ(task, group_leader, start_boottime))
 		return NULL;
 	return entry;
 }
@@ -65,11 +65,11 @@ static __always_inline bool remember_task(struct task_struct *task, __u64 sandbo
 	struct sandbox_state *state = bpf_map_lookup_elem(&sandbox_states, &sandbox);
 	struct task entry = {
 		.sandbox = sandbox,
-		.start_boottime = task->group_leader->start_boottime,
-		.self_exec_id = task->self_exec_id,
+		.start_boottime = BPF_CORE_READ(task, group_leader, start_boottime),
+		.self_exec_id = BPF_CORE_READ(task, self_exec_id),
 		.exec = exec,
 	};
-	__u32 tgid = task->tgid;
+	__u32 tgid = BPF_CORE_READ(task, tgid);
 
 	if (!state || state->tasks >= SANDBOX_TASKS)
 		return false;
@@ -120,8 +120,11 @@ static __always_inline bool is_memfd(struct dentry *dentry)
 	return head == 0x3a64666d656dULL; /* "memfd:" in little endian */
 }
 
-/* Fills path, path_len and taints; false where a long path finds no room. */
-static __always_inline bool read_path(struct exec_scratch *scratch, struct task_struct *task,
+/*
+ * Fills path, path_len and taints; false where a long path finds no room. Not
+ * inlined, because the frames of a chain of calls share 512 bytes of stack.
+ */
+static __noinline bool read_path(struct exec_scratch *scratch, struct task_struct *task,
 				      struct file *file, const struct sandbox *sb,
 				      struct sandbox_state *state)
 {
@@ -208,7 +211,7 @@ static __always_inline bool make_record(struct task_struct *task, struct file *f
 SEC("tp_btf/sched_process_exec")
 int BPF_PROG(process_exec, struct task_struct *task, pid_t old_pid, struct linux_binprm *bprm)
 {
-	struct exec_id id = {.tgid = task->tgid}, previous = {}, none = {};
+	struct exec_id id = {.tgid = BPF_CORE_READ(task, tgid)}, previous = {};
 	struct membership m = membership_of(task);
 	struct sandbox_state *state;
 	struct task *entry;
@@ -224,17 +227,17 @@ int BPF_PROG(process_exec, struct task_struct *task, pid_t old_pid, struct linux
 		return 0;
 	}
 	/* The kernel has already counted self_exec_id up for this exec. */
-	entry = task_entry(task, key, task->self_exec_id - 1);
+	entry = task_entry(task, key, BPF_CORE_READ(task, self_exec_id) - 1);
 	launcher = !entry || exec_is_zero(&entry->exec);
 	if (launcher && !in_own_namespaces(task, sb)) {
 		forget_task(id.tgid);
-		remember_task(task, key, none);
+		remember_task(task, key, previous);
 		return 0;
 	}
 	if (entry)
 		previous = entry->exec;
 	id.time = bpf_ktime_get_boot_ns();
-	if (!make_record(task, bprm->file, key, sb, &id, &previous)) {
+	if (!make_record(task, BPF_CORE_READ(bprm, file), key, sb, &id, &previous)) {
 		/* The previous program's identity must not stay in place. */
 		forget_task(id.tgid);
 		state = state_of(key);
@@ -257,13 +260,13 @@ int BPF_PROG(process_fork, struct task_struct *parent, struct task_struct *child
 	struct membership m;
 	struct task *entry;
 
-	if (child->tgid == parent->tgid)
+	if (BPF_CORE_READ(child, tgid) == BPF_CORE_READ(parent, tgid))
 		return 0;
 	/* The child's cgroup: clone3 may have put it into another than the parent's. */
 	m = membership_of(child);
 	if (!m.fenced || !m.id)
 		return 0;
-	entry = task_entry(parent, m.id, parent->self_exec_id);
+	entry = task_entry(parent, m.id, BPF_CORE_READ(parent, self_exec_id));
 	if (entry)
 		exec = entry->exec;
 	if (!exec_is_zero(&exec) && !add_user(&exec))
@@ -277,8 +280,8 @@ int BPF_PROG(process_fork, struct task_struct *parent, struct task_struct *child
 SEC("tp_btf/sched_process_exit")
 int BPF_PROG(process_exit, struct task_struct *task)
 {
-	if (task->signal->live.counter == 0)
-		forget_task(task->tgid);
+	if (BPF_CORE_READ(task, signal, live.counter) == 0)
+		forget_task(BPF_CORE_READ(task, tgid));
 	return 0;
 }
 
@@ -286,7 +289,7 @@ int BPF_PROG(process_exit, struct task_struct *task)
 static __always_inline bool current_exec(__u64 sandbox, struct exec_id *exec)
 {
 	struct task_struct *task = bpf_get_current_task_btf();
-	struct task *entry = task_entry(task, sandbox, task->self_exec_id);
+	struct task *entry = task_entry(task, sandbox, BPF_CORE_READ(task, self_exec_id));
 
 	if (!entry || exec_is_zero(&entry->exec))
 		return false;

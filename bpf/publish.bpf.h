@@ -24,9 +24,8 @@ static __always_inline struct origin_key key_of(struct bpf_sock_ops *ctx, const 
 }
 
 /* Takes an origin out of the table. Of several takers one gets it. */
-static __always_inline bool remove_origin(const struct origin_key *key, const struct origin *origin)
+static __always_inline bool remove_origin(const struct origin_key *key, __u64 sandbox)
 {
-	__u64 sandbox = origin->sock.sandbox;
 	struct sandbox_state *state;
 
 	if (bpf_map_delete_elem(&origins, key))
@@ -35,6 +34,15 @@ static __always_inline bool remove_origin(const struct origin_key *key, const st
 	if (state)
 		__sync_fetch_and_sub(&state->origins, 1);
 	return true;
+}
+
+/* Removes an origin that nobody will take, and its use of the exec record. */
+static __always_inline void discard_origin(const struct origin_key *key, const struct origin *found)
+{
+	struct exec_id exec = found->sock.exec;
+
+	if (remove_origin(key, found->sock.sandbox))
+		drop_user(&exec);
 }
 
 static __always_inline void publish(struct bpf_sock_ops *ctx, struct sock_origin *from)
@@ -48,12 +56,8 @@ static __always_inline void publish(struct bpf_sock_ops *ctx, struct sock_origin
 		return; /* the accepting side finds nothing, and closes */
 	/* Left by a connection of the same port that was reset before it was accepted. */
 	stale = bpf_map_lookup_elem(&origins, &key);
-	if (stale) {
-		struct origin old = *stale;
-
-		if (remove_origin(&key, &old))
-			drop_user(&old.sock.exec);
-	}
+	if (stale)
+		discard_origin(&key, stale);
 	state = bpf_map_lookup_elem(&sandbox_states, &value.sock.sandbox);
 	if (!state || bpf_map_update_elem(&origins, &key, &value, BPF_NOEXIST)) {
 		drop_user(&value.sock.exec);
@@ -68,13 +72,9 @@ static __always_inline void retract(struct bpf_sock_ops *ctx, struct sock_origin
 {
 	struct origin_key key = key_of(ctx, from);
 	struct origin *found = bpf_map_lookup_elem(&origins, &key);
-	struct origin old;
 
-	if (!found || found->sock.cookie != from->cookie)
-		return;
-	old = *found;
-	if (remove_origin(&key, &old))
-		drop_user(&old.sock.exec);
+	if (found && found->sock.cookie == from->cookie)
+		discard_origin(&key, found);
 }
 
 SEC("sockops")

@@ -20,28 +20,49 @@ struct membership {
  * Walks up from the task's cgroup to the parent cgroup. A task deeper than the
  * bound is taken for unfenced here, which the hooks reject: they run for sockets
  * of fenced cgroups only.
+ *
+ * Here and elsewhere a task is read by helper: at each direct access the verifier
+ * searches the kernel's types by name, and loading takes three times as long.
  */
 static __always_inline struct membership membership_of(struct task_struct *task)
 {
+	struct cgroup *cgroup = BPF_CORE_READ(task, cgroups, dfl_cgrp);
 	struct membership m = {};
-	struct cgroup *cgroup = task->cgroups->dfl_cgrp;
 
 	for (int i = 0; i < MAX_CGROUP_DEPTH; i++) {
 		struct cgroup_subsys_state *up;
-		__u64 id = cgroup->kn->id;
+		__u64 id = BPF_CORE_READ(cgroup, kn, id);
 
 		if (id == parent_cgroup) {
 			m.fenced = true;
 			return m;
 		}
 		m.id = id;
-		up = cgroup->self.parent;
+		up = BPF_CORE_READ(cgroup, self.parent);
 		if (!up)
 			break;
-		cgroup = up->cgroup;
+		cgroup = BPF_CORE_READ(up, cgroup);
 	}
 	m.id = 0;
 	return m;
+}
+
+/*
+ * The sandbox of the current task and its key, or none. Most tasks are in the
+ * cgroup of the sandbox itself: only those in one below it need the walk.
+ */
+static __always_inline struct sandbox *current_sandbox(__u64 *key)
+{
+	struct sandbox *sb;
+	struct membership m;
+
+	*key = bpf_get_current_cgroup_id();
+	sb = bpf_map_lookup_elem(&sandboxes, key);
+	if (sb)
+		return sb;
+	m = membership_of(bpf_get_current_task_btf());
+	*key = m.fenced ? m.id : 0;
+	return bpf_map_lookup_elem(&sandboxes, key);
 }
 
 static __always_inline struct sandbox_state *state_of(__u64 sandbox)
@@ -52,45 +73,33 @@ static __always_inline struct sandbox_state *state_of(__u64 sandbox)
 	return state ?: bpf_map_lookup_elem(&sandbox_states, &unknown);
 }
 
-/* One rejection to be counted, and perhaps told to the agent. */
-struct refusal {
-	__u64 sandbox;
-	struct exec_id exec;
-	const struct address *destination; /* may be NULL */
-	__u16 port;
-	__u32 reason;
-	__u32 pid; /* 0 where it is no task that is refused, but a packet */
-	__u32 uid;
-};
-
-static __always_inline void count_rejection(const struct refusal *refusal)
+/*
+ * Counts a rejection, and tells the agent of it unless there were too many. The
+ * caller says all but the count.
+ */
+__noinline int count_rejection(const struct rejection *r)
 {
-	struct sandbox_state *state = state_of(refusal->sandbox);
-	__u32 reason = refusal->reason;
 	__u64 now = bpf_ktime_get_boot_ns();
+	struct sandbox_state *state;
 	struct rejection *event;
+	__u32 reason;
 	__u64 count;
 
+	if (!r)
+		return 0;
+	state = state_of(r->sandbox);
+	reason = r->reason;
 	if (!state || reason >= REJECT_MAX)
-		return;
+		return 0;
 	count = __sync_fetch_and_add(&state->rejected[reason], 1) + 1;
 	if (count > SAMPLE_BURST && now - state->sampled_at[reason] < SAMPLE_INTERVAL_NS)
-		return;
+		return 0;
 	state->sampled_at[reason] = now;
 	event = bpf_ringbuf_reserve(&rejections, sizeof(*event), 0);
 	if (!event)
-		return; /* still counted above */
-	__builtin_memset(event, 0, sizeof(*event));
-	event->sandbox = refusal->sandbox;
-	event->exec = refusal->exec;
+		return 0; /* still counted above */
+	*event = *r;
 	event->count = count;
-	event->pid = refusal->pid;
-	event->uid = refusal->uid;
-	event->reason = reason;
-	if (refusal->destination) {
-		event->destination = *refusal->destination;
-		event->port = refusal->port;
-		event->has_destination = 1;
-	}
 	bpf_ringbuf_submit(event, 0);
+	return 0;
 }

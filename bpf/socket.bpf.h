@@ -4,26 +4,25 @@
 
 static __always_inline int refuse(__u64 sandbox, __u32 reason)
 {
-	struct refusal refusal = {
+	struct rejection r = {
 		.sandbox = sandbox,
 		.reason = reason,
 		.pid = bpf_get_current_pid_tgid() >> 32,
 		.uid = bpf_get_current_uid_gid(),
 	};
 
-	current_exec(sandbox, &refusal.exec);
-	count_rejection(&refusal);
+	current_exec(sandbox, &r.exec);
+	count_rejection(&r);
 	return REJECT;
 }
 
 SEC("cgroup/sock_create")
 int sock_create(struct bpf_sock *ctx)
 {
-	struct membership m = membership_of(bpf_get_current_task_btf());
-	__u64 id = m.fenced ? m.id : 0;
 	struct verdict v;
+	__u64 id;
 
-	if (!bpf_map_lookup_elem(&sandboxes, &id))
+	if (!current_sandbox(&id))
 		return refuse(id, REJECT_UNKNOWN_SANDBOX);
 	v = judge_socket(ctx->family, ctx->type, ctx->protocol);
 	return v.outcome == OUTCOME_PASS ? ALLOW : refuse(id, v.reason);
@@ -31,9 +30,8 @@ int sock_create(struct bpf_sock *ctx)
 
 static __always_inline int on_bind(__u16 port)
 {
-	struct membership m = membership_of(bpf_get_current_task_btf());
-	__u64 id = m.fenced ? m.id : 0;
-	struct sandbox *sb = bpf_map_lookup_elem(&sandboxes, &id);
+	__u64 id;
+	struct sandbox *sb = current_sandbox(&id);
 	struct verdict v;
 
 	if (!sb)
