@@ -119,6 +119,7 @@ func (sb *Sandbox) Close() error {
 		return nil
 	}
 	killed := sb.Kill()
+	sb.linger()
 	ctx, cancel := context.WithTimeout(context.Background(), drainTimeout)
 	defer cancel()
 	drained := sb.relay.Shutdown(ctx)
