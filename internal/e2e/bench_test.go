@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"net"
+	"net/http"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -15,8 +16,11 @@ import (
 	"github.com/ringfence/ringfence/internal/testenv"
 )
 
-// benchPort is where the benchmarks' server listens.
-const benchPort = 9000
+// Where the benchmarks' servers listen: HTTP, and a few bytes for a few bytes.
+const (
+	benchHTTPPort = 9000
+	benchEchoPort = 9001
+)
 
 // loadResult is what testdata/load prints.
 type loadResult struct {
@@ -31,20 +35,22 @@ type loadResult struct {
 func BenchmarkFenced(b *testing.B) {
 	cases := []struct {
 		name string
+		port int
 		args []string
 	}{
-		{"connect", []string{"-mode", "connect", "-n", "2000"}},
-		{"connect-8-clients", []string{"-mode", "connect", "-n", "2400", "-c", "8"}},
-		{"keepalive", []string{"-mode", "keepalive", "-n", "20000"}},
-		{"keepalive-8-clients", []string{"-mode", "keepalive", "-n", "40000", "-c", "8"}},
-		{"bulk", []string{"-mode", "bulk", "-n", "1024"}},
+		{"connect", benchHTTPPort, []string{"-mode", "connect", "-n", "2000"}},
+		{"connect-8-clients", benchHTTPPort, []string{"-mode", "connect", "-n", "2400", "-c", "8"}},
+		{"keepalive", benchHTTPPort, []string{"-mode", "keepalive", "-n", "10000"}},
+		{"keepalive-8-clients", benchHTTPPort, []string{"-mode", "keepalive", "-n", "20000", "-c", "8"}},
+		{"echo", benchEchoPort, []string{"-mode", "echo", "-n", "20000"}},
+		{"bulk", benchEchoPort, []string{"-mode", "bulk", "-n", "1024"}},
 	}
 	for _, c := range cases {
 		b.Run(c.name, func(b *testing.B) {
 			// Its own internet: closed connections hold their ports for a minute.
 			f := newBenchFixture(b)
 			for b.Loop() {
-				direct, fenced := f.compare(c.args)
+				direct, fenced := f.compare(c.port, c.args)
 				b.ReportMetric(direct.P50us, "direct-p50-µs")
 				b.ReportMetric(direct.P99us, "direct-p99-µs")
 				b.ReportMetric(fenced.P50us, "fenced-p50-µs")
@@ -73,22 +79,31 @@ func newBenchFixture(b *testing.B) *benchFixture {
 	if out, err := build.CombinedOutput(); err != nil {
 		b.Fatalf("build load: %v\n%s", err, out)
 	}
-	f.policy = f.fixture.policy(allowBlock("bench", allowedIPv4, []int{benchPort}, f.load))
-	l, err := f.env.Listen("tcp", fmt.Sprint(allowedIPv4, ":", benchPort))
-	if err != nil {
-		b.Fatal(err)
-	}
-	b.Cleanup(func() { l.Close() })
-	go serveLoad(l)
+	f.policy = f.fixture.policy(allowBlock("bench", allowedIPv4, []int{benchHTTPPort, benchEchoPort}, f.load))
+	server := &http.Server{Handler: http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
+		_, _ = io.WriteString(w, "hello, world\n")
+	})}
+	go func() { _ = server.Serve(f.listen(benchHTTPPort)) }()
+	go serveEcho(f.listen(benchEchoPort))
 	return f
+}
+
+func (f *benchFixture) listen(port int) net.Listener {
+	f.t.Helper()
+	l, err := f.env.Listen("tcp", fmt.Sprint(allowedIPv4, ":", port))
+	if err != nil {
+		f.t.Fatal(err)
+	}
+	f.t.Cleanup(func() { l.Close() })
+	return l
 }
 
 // compare runs both ways by turns, so that a machine that gets slower does so for
 // both, and returns the medians.
-func (f *benchFixture) compare(args []string) (direct, fenced loadResult) {
+func (f *benchFixture) compare(port int, args []string) (direct, fenced loadResult) {
 	f.t.Helper()
 	var directs, fenceds []loadResult
-	args = append([]string{f.load, "-addr", fmt.Sprint(allowedIPv4, ":", benchPort)}, args...)
+	args = append([]string{f.load, "-addr", fmt.Sprint(allowedIPv4, ":", port)}, args...)
 	for range 5 {
 		cmd := f.env.Command(args[0], args[1:]...)
 		directs = append(directs, f.output(cmd))
@@ -130,8 +145,8 @@ func medianOf(results []loadResult) loadResult {
 	}
 }
 
-// serveLoad answers what testdata/load asks.
-func serveLoad(l net.Listener) {
+// serveEcho answers the echo and bulk modes of testdata/load.
+func serveEcho(l net.Listener) {
 	for {
 		conn, err := l.Accept()
 		if err != nil {

@@ -1,5 +1,5 @@
-// Command load is a client for benchmarks: it makes connections to one server
-// in one of three ways and prints what they took, as JSON.
+// Command load is a client for benchmarks: it asks one server in one of four ways
+// and prints what that took, as JSON.
 package main
 
 import (
@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"io"
 	"net"
+	"net/http"
 	"os"
 	"slices"
 	"sync"
@@ -27,11 +28,16 @@ type result struct {
 
 func main() {
 	addr := flag.String("addr", "", "server")
-	mode := flag.String("mode", "connect", "connect, keepalive or bulk")
+	mode := flag.String("mode", "connect", "connect, keepalive, echo or bulk")
 	n := flag.Int("n", 1000, "operations; MiB for bulk")
 	clients := flag.Int("c", 1, "clients at once")
 	flag.Parse()
-	modes := map[string]func(string, int) ([]time.Duration, error){"connect": connects, "keepalive": keepalive, "bulk": bulk}
+	modes := map[string]func(string, int) ([]time.Duration, error){
+		"connect":   func(addr string, n int) ([]time.Duration, error) { return requests(addr, n, true) },
+		"keepalive": func(addr string, n int) ([]time.Duration, error) { return requests(addr, n, false) },
+		"echo":      echo,
+		"bulk":      bulk,
+	}
 
 	var mu sync.Mutex
 	var all []time.Duration
@@ -70,27 +76,29 @@ func exchange(conn net.Conn, request, response []byte) error {
 	return err
 }
 
-// connects makes a connection for each request.
-func connects(addr string, n int) ([]time.Duration, error) {
-	request, response := make([]byte, requestSize), make([]byte, responseSize)
+// requests makes HTTP requests, each on a connection of its own or all on one.
+func requests(addr string, n int, fresh bool) ([]time.Duration, error) {
+	client := http.Client{Transport: &http.Transport{DisableKeepAlives: fresh}}
 	took := make([]time.Duration, n)
 	for i := range took {
 		start := time.Now()
-		conn, err := net.Dial("tcp", addr)
+		resp, err := client.Get("http://" + addr + "/")
 		if err != nil {
 			return nil, err
 		}
-		if err := exchange(conn, request, response); err != nil {
+		_, err = io.Copy(io.Discard, resp.Body)
+		resp.Body.Close()
+		if err != nil {
 			return nil, err
 		}
-		conn.Close()
 		took[i] = time.Since(start)
 	}
 	return took, nil
 }
 
-// keepalive makes all requests on one connection.
-func keepalive(addr string, n int) ([]time.Duration, error) {
+// echo exchanges a few bytes with a server that does nothing else: the harshest
+// case for a relay.
+func echo(addr string, n int) ([]time.Duration, error) {
 	conn, err := net.Dial("tcp", addr)
 	if err != nil {
 		return nil, err
