@@ -141,9 +141,9 @@ func (r *result) one(t testing.TB, host string) record {
 // nothing.
 func (got record) check(t testing.TB, want record) {
 	t.Helper()
-	compare := func(field, got, want string) {
-		if want != "" && got != want {
-			t.Errorf("record's %s = %q, want %q", field, got, want)
+	compare := func(field, is, want string) {
+		if want != "" && is != want {
+			t.Errorf("record's %s = %q, want %q: %+v", field, is, want, got)
 		}
 	}
 	compare("verdict", got.Verdict, want.Verdict)
@@ -159,8 +159,5 @@ func (got record) check(t testing.TB, want record) {
 	}
 	if want.Sent != 0 && got.Sent != want.Sent || want.Received != 0 && got.Received != want.Received {
 		t.Errorf("record's bytes = %d and %d, want %d and %d", got.Sent, got.Received, want.Sent, want.Received)
-	}
-	if t.Failed() {
-		t.Logf("record: %+v", got)
 	}
 }
