@@ -9,6 +9,8 @@ import (
 	"sync"
 	"time"
 
+	"golang.org/x/sys/unix"
+
 	"github.com/ringfence/ringfence/internal/tty"
 )
 
@@ -107,7 +109,12 @@ func (s *Streams) copyIn(pipe *os.File, socket *socketStream) {
 func (s *Streams) copyOut(socket *socketStream, pipe *os.File) {
 	defer s.output.Done()
 	defer pipe.Close() // a command that goes on writing gets SIGPIPE
-	if _, err := io.Copy(socket, pipe); err != nil && !errors.Is(err, os.ErrClosed) {
+	_, err := io.Copy(socket, pipe)
+	switch {
+	case err == nil, errors.Is(err, os.ErrClosed):
+	case errors.Is(err, unix.EPIPE), errors.Is(err, unix.ECONNRESET):
+		// The reader has gone: what that means is the command's to say.
+	default:
 		s.errs <- err
 	}
 }
