@@ -41,4 +41,5 @@ char _license[] SEC("license") = "Dual BSD/GPL";
 /* The compiler describes to the agent only types that a global names. */
 const struct rejection *export_rejection __attribute__((unused));
 const struct take_origin_args *export_take_origin_args __attribute__((unused));
+const enum bound *export_bound __attribute__((unused));
 const struct drop_exec_args *export_drop_exec_args __attribute__((unused));

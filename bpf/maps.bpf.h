@@ -1,15 +1,9 @@
 /* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
-/* Every map, with its writer, its reader and its bound. */
+/*
+ * Every map, with its writer, its reader and its bound. The agent makes them
+ * smaller where it is to have few sandboxes.
+ */
 #pragma once
-
-#define MAX_SANDBOXES 1024
-
-/* Bounds of one sandbox: at a bound that sandbox is refused, no other one is. */
-#define SANDBOX_TASKS 16384
-#define SANDBOX_EXECS 16384
-#define SANDBOX_LONG_PATHS 512
-#define SANDBOX_ORIGINS 8192
-#define SANDBOX_DNS_SLOTS 250
 
 /* Written by the agent, read by every hook. No entry: everything is rejected. */
 struct {
@@ -79,7 +73,7 @@ struct {
 /* Written and read by the UDP hooks: server → slot, and back. */
 struct {
 	__uint(type, BPF_MAP_TYPE_HASH);
-	__uint(max_entries, MAX_SANDBOXES * 256);
+	__uint(max_entries, MAX_SANDBOXES * SANDBOX_DNS_SLOTS);
 	__uint(map_flags, BPF_F_NO_PREALLOC);
 	__type(key, struct dns_server);
 	__type(value, __u32);
@@ -87,7 +81,7 @@ struct {
 
 struct {
 	__uint(type, BPF_MAP_TYPE_HASH);
-	__uint(max_entries, MAX_SANDBOXES * 256);
+	__uint(max_entries, MAX_SANDBOXES * SANDBOX_DNS_SLOTS);
 	__uint(map_flags, BPF_F_NO_PREALLOC);
 	__type(key, struct dns_slot);
 	__type(value, struct address);

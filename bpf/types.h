@@ -11,6 +11,16 @@
 #define PATH_INLINE 256
 #define PATH_MAX_BYTES 4096
 
+/* At a bound of one sandbox that sandbox is refused, no other one is. */
+enum bound {
+	MAX_SANDBOXES = 1024,
+	SANDBOX_TASKS = 16384,
+	SANDBOX_EXECS = 16384,
+	SANDBOX_LONG_PATHS = 512,
+	SANDBOX_ORIGINS = 8192,
+	SANDBOX_DNS_SLOTS = 250,
+};
+
 /* Bits of exec_record.taints; internal/flow names them. */
 #define TAINT_FOREIGN_ROOT (1u << 0)
 #define TAINT_DELETED (1u << 1)

@@ -18,6 +18,17 @@ type agentAddress struct {
 	Words [4]uint32
 }
 
+type agentBound uint32
+
+const (
+	agentBoundMAX_SANDBOXES      agentBound = 1024
+	agentBoundSANDBOX_TASKS      agentBound = 16384
+	agentBoundSANDBOX_EXECS      agentBound = 16384
+	agentBoundSANDBOX_LONG_PATHS agentBound = 512
+	agentBoundSANDBOX_ORIGINS    agentBound = 8192
+	agentBoundSANDBOX_DNS_SLOTS  agentBound = 250
+)
+
 type agentDnsServer struct {
 	_           structs.HostLayout
 	NetnsCookie uint64
@@ -208,6 +219,7 @@ const (
 	agentProgSockCreate          = "sock_create"
 	agentProgSockOps             = "sock_ops"
 	agentProgTakeOrigin          = "take_origin"
+	agentVarExportBound          = "export_bound"
 	agentVarExportDropExecArgs   = "export_drop_exec_args"
 	agentVarExportRejection      = "export_rejection"
 	agentVarExportTakeOriginArgs = "export_take_origin_args"
@@ -300,6 +312,7 @@ type agentMapSpecs struct {
 //
 // It can be passed ebpf.CollectionSpec.Assign.
 type agentVariableSpecs struct {
+	ExportBound          *ebpf.VariableSpec `ebpf:"export_bound"`
 	ExportDropExecArgs   *ebpf.VariableSpec `ebpf:"export_drop_exec_args"`
 	ExportRejection      *ebpf.VariableSpec `ebpf:"export_rejection"`
 	ExportTakeOriginArgs *ebpf.VariableSpec `ebpf:"export_take_origin_args"`
@@ -361,6 +374,7 @@ func (m *agentMaps) Close() error {
 //
 // It can be passed to loadAgentObjects or ebpf.CollectionSpec.LoadAndAssign.
 type agentVariables struct {
+	ExportBound          *ebpf.Variable `ebpf:"export_bound"`
 	ExportDropExecArgs   *ebpf.Variable `ebpf:"export_drop_exec_args"`
 	ExportRejection      *ebpf.Variable `ebpf:"export_rejection"`
 	ExportTakeOriginArgs *ebpf.Variable `ebpf:"export_take_origin_args"`

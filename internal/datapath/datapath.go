@@ -6,12 +6,14 @@
 package datapath
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
 
 	"github.com/cilium/ebpf"
+	"github.com/cilium/ebpf/btf"
 	"github.com/cilium/ebpf/link"
 )
 
@@ -30,6 +32,9 @@ type Config struct {
 	ParentID uint64
 	// PinDir is a directory on a BPF file system, made by Load.
 	PinDir string
+	// MaxSandboxes is how many sandboxes there may be at once: the kernel memory
+	// and the time that Load takes grow with it. 0 means 1024, which is the most.
+	MaxSandboxes int
 }
 
 // Datapath is the loaded and attached object. Its methods may be used at once.
@@ -45,6 +50,9 @@ type Datapath struct {
 // An unpinned link would detach its hook when Go's garbage collector closes it,
 // or when the agent dies: so Load returns only once all are pinned.
 func Load(cfg Config) (*Datapath, error) {
+	if cfg.MaxSandboxes < 0 || cfg.MaxSandboxes > int(agentBoundMAX_SANDBOXES) {
+		return nil, fmt.Errorf("load datapath for %d sandboxes: at most %d", cfg.MaxSandboxes, agentBoundMAX_SANDBOXES)
+	}
 	dp := &Datapath{pinDir: cfg.PinDir}
 	if err := dp.load(cfg); err != nil {
 		return nil, errors.Join(err, dp.Remove())
@@ -53,6 +61,10 @@ func Load(cfg Config) (*Datapath, error) {
 }
 
 func (dp *Datapath) load(cfg Config) error {
+	// Reading the kernel's types takes long, and can be done meanwhile. An error
+	// comes again where they are used.
+	types := btf.NewCache()
+	go func() { _, _ = types.Kernel() }()
 	spec, err := loadAgent()
 	if err != nil {
 		return fmt.Errorf("read embedded object: %w", err)
@@ -66,7 +78,8 @@ func (dp *Datapath) load(cfg Config) error {
 	if err := os.MkdirAll(cfg.PinDir, 0o700); err != nil {
 		return fmt.Errorf("make pin directory: %w", err)
 	}
-	if err := spec.LoadAndAssign(&dp.objects, nil); err != nil {
+	fit(spec, uint32(cmp.Or(cfg.MaxSandboxes, int(agentBoundMAX_SANDBOXES))))
+	if err := spec.LoadAndAssign(&dp.objects, &ebpf.CollectionOptions{Cache: types}); err != nil {
 		return fmt.Errorf("load BPF object: %w", err)
 	}
 	if err := dp.addUnknownState(); err != nil {

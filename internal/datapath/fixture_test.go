@@ -101,7 +101,10 @@ func newParent(t testing.TB) Config {
 	testenv.Require(t, "ip")
 	name := fmt.Sprintf("ringfence-test-%d-%d", os.Getpid(), time.Now().UnixNano())
 	parent := filepath.Join(cgroup2Root(t), name)
-	return Config{Parent: parent, ParentID: makeCgroup(t, parent), PinDir: filepath.Join(bpffsRoot, name)}
+	return Config{
+		Parent: parent, ParentID: makeCgroup(t, parent), PinDir: filepath.Join(bpffsRoot, name),
+		MaxSandboxes: 8,
+	}
 }
 
 func loadDatapath(t testing.TB) (*Datapath, string) {
