@@ -43,7 +43,6 @@ var ranks = map[string]int{
 	"cmd":          6,
 	"internal/e2e": 6, // tests of the whole
 
-	"internal/deps": 0, // pins modules until their rooms import them
 	"internal/lint": 0,
 }
 
@@ -110,7 +109,7 @@ func (f *file) mayImport(path string) string {
 		return "" // the standard library
 	}
 	room := f.room()
-	if room == "internal/deps" || slices.ContainsFunc(everywhere, func(library string) bool { return within(path, library) }) {
+	if slices.ContainsFunc(everywhere, func(library string) bool { return within(path, library) }) {
 		return ""
 	}
 	for library, rooms := range homes {
