@@ -43,6 +43,10 @@ func namespaceRefusals() []refusal {
 			call: "clone", why: "makes namespaces, as unshare does",
 			when: []seccomp.Condition{{Argument: 0, Operation: seccomp.BitsSet, Value: namespaceFlags}},
 		},
+		{
+			call: "clone", why: "a child of the agent's, which nobody reaps: the pid namespace would never end",
+			when: []seccomp.Condition{{Argument: 0, Operation: seccomp.BitsSet, Value: unix.CLONE_PARENT}},
+		},
 		{call: "clone3", why: "its flags are behind a pointer; the C libraries fall back to clone", errno: unix.ENOSYS},
 	}
 }

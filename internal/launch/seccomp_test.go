@@ -51,7 +51,7 @@ func TestEveryRefusalIsRefused(t *testing.T) {
 		"clone NEWNS": unix.CLONE_NEWNS, "clone NEWCGROUP": unix.CLONE_NEWCGROUP, "clone NEWUTS": unix.CLONE_NEWUTS,
 		"clone NEWIPC": unix.CLONE_NEWIPC, "clone NEWUSER": unix.CLONE_NEWUSER, "clone NEWPID": unix.CLONE_NEWPID,
 		"clone NEWNET": unix.CLONE_NEWNET, "clone NEWUSER SIGCHLD": unix.CLONE_NEWUSER | uintptr(syscall.SIGCHLD),
-		"clone NEWUSER high": unix.CLONE_NEWUSER | 1<<40,
+		"clone NEWUSER high": unix.CLONE_NEWUSER | 1<<40, "clone PARENT": unix.CLONE_PARENT,
 	} {
 		// CLONE_THREAD alone is invalid, so that nothing is made if it gets past.
 		add(name, clone, flag|unix.CLONE_THREAD)
