@@ -46,6 +46,7 @@ func TestView(t *testing.T) {
 		{"processes", "ls /proc | grep '^[0-9]' | head -1; cat /proc/1/comm", []string{"1", "exe"}},
 		{"no cgroupfs", "ls -A /sys/fs/cgroup /sys/kernel/debug 2>/dev/null | grep -v :; find /sys -name cgroup.procs", []string{""}},
 		{"network devices", "ls /sys/class/net", []string{"lo"}},
+		{"/proc is read-only", "(exec 3<>/proc/$$/mem) 2>/dev/null || echo refused; exec 4>/tmp/4; echo its own >/proc/self/fd/4; cat /tmp/4", []string{"refused", "its own"}},
 		{"/sys is read-only", "awk '$2==\"/sys\" {o=$4} END {print substr(o, 1, 3)}' /proc/self/mounts", []string{"ro,"}},
 		{"umask", "umask", []string{"0022"}},
 		{"core files", "ulimit -c", []string{"0"}},
