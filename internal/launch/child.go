@@ -229,10 +229,15 @@ func textStrings(list [][]byte) []string {
 }
 
 // isSocket reports whether a descriptor is a socket, or cannot be told.
-func isSocket(f *os.File) bool {
+func isSocket(f *os.File) bool { return isOfType(f, unix.S_IFSOCK) }
+
+// isDirectory reports whether a descriptor is a directory, or cannot be told.
+func isDirectory(f *os.File) bool { return isOfType(f, unix.S_IFDIR) }
+
+func isOfType(f *os.File, kind uint32) bool {
 	var st unix.Stat_t
 	if err := unix.Fstat(int(f.Fd()), &st); err != nil {
 		return true
 	}
-	return st.Mode&unix.S_IFMT == unix.S_IFSOCK
+	return st.Mode&unix.S_IFMT == kind
 }

@@ -89,6 +89,9 @@ func (c *Command) streams(null *os.File) ([3]*os.File, error) {
 			return streams, fmt.Errorf("descriptor %d is missing: %w", i, ErrBadCommand)
 		case isSocket(f) || tty.IsTerminal(f):
 			return streams, fmt.Errorf("descriptor %d is a socket or a terminal of the host: %w", i, ErrBadCommand)
+		case isDirectory(f):
+			// Every file of the host's could be reached from it, past the view.
+			return streams, fmt.Errorf("descriptor %d is a directory: %w", i, ErrBadCommand)
 		}
 	}
 	return streams, nil

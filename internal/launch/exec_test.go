@@ -106,6 +106,15 @@ func TestBadCommands(t *testing.T) {
 	if _, err := n.Exec(t.Context(), c); !errors.Is(err, ErrBadCommand) {
 		t.Errorf("a socket got in: %v", err)
 	}
+	dir, err := os.Open("/run")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer dir.Close()
+	c.Stdio = [3]*os.File{dir, dir, dir}
+	if _, err := n.Exec(t.Context(), c); !errors.Is(err, ErrBadCommand) {
+		t.Errorf("a directory got in: %v", err)
+	}
 }
 
 // Arguments, variables and directories are bytes, not text.
