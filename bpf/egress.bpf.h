@@ -9,12 +9,39 @@
 #define ETH_P_IP 0x0800
 #define ETH_P_IPV6 0x86dd
 
+/* Of RFC 2675; the kernel's name for it is not in its uapi headers. */
+struct jumbo_header {
+	__u8 nexthdr;
+	__u8 length;
+	__u8 option;
+	__u8 option_length;
+	__be32 payload;
+};
+#define HOP_BY_HOP 0
+#define OPTION_JUMBO 0xc2
+
 struct packet {
 	struct address from;
 	struct address to;
 	__u32 protocol;
 	__u32 transport; /* offset of the transport header, bytes */
 };
+
+/*
+ * A TCP packet of 64 KiB and more, which is what bulk over the loopback's large
+ * MTU comes in, has a hop-by-hop header of the kernel's own making. (A program
+ * needs a capability to add one.)
+ */
+static __always_inline void skip_jumbo(struct __sk_buff *skb, struct packet *p)
+{
+	struct jumbo_header jumbo;
+
+	if (bpf_skb_load_bytes(skb, p->transport, &jumbo, sizeof(jumbo)) || jumbo.length ||
+	    jumbo.option != OPTION_JUMBO)
+		return;
+	p->protocol = jumbo.nexthdr;
+	p->transport += sizeof(jumbo);
+}
 
 static __always_inline bool read_packet(struct __sk_buff *skb, struct packet *p)
 {
@@ -37,6 +64,8 @@ static __always_inline bool read_packet(struct __sk_buff *skb, struct packet *p)
 	/* Extension headers are not walked: no program of a sandbox needs one to leave. */
 	p->protocol = v6.nexthdr;
 	p->transport = sizeof(v6);
+	if (v6.nexthdr == HOP_BY_HOP && !v6.payload_len)
+		skip_jumbo(skb, p);
 	return true;
 }
 
