@@ -17,6 +17,10 @@ import (
 // nothing holds the inner terminal any more.
 const drainTimeout = 2 * time.Second
 
+// foregroundPoll is how often a run in the background looks whether it is still
+// there.
+const foregroundPoll = 200 * time.Millisecond
+
 // copySize is the buffer of each direction; a pty hands over at most 4 KiB.
 const copySize = 16 << 10
 
@@ -157,15 +161,24 @@ func (s *Session) copyIn() {
 	}
 }
 
+// awaitForeground waits until this process may read. A job that runs in the
+// background gets no signal when it is brought to the front (only a stopped one
+// does), so it has to look.
 func (s *Session) awaitForeground() bool {
-	for !isForeground(s.in) {
+	for waited := false; ; waited = true {
+		if isForeground(s.in) {
+			if waited {
+				_ = s.makeRaw() // else it stays as it is: still usable
+			}
+			return true
+		}
 		select {
 		case <-s.continued:
+		case <-time.After(foregroundPoll):
 		case <-s.done:
 			return false
 		}
 	}
-	return true
 }
 
 // followSignals hands on the outer terminal's size, and takes the terminal again
