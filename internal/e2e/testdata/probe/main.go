@@ -34,7 +34,7 @@ func main() {
 		"connect":  func(a string) (seen, error) { return connect(*network, a, *text, *mptcp) },
 		"sequence": func(a string) (seen, error) { return sequence(a, *n) },
 		"crowd":    func(a string) (seen, error) { return crowd(a, *n) },
-		"transfer": func(a string) (seen, error) { return transfer(a, int64(*n)<<20) },
+		"transfer": func(a string) (seen, error) { return transfer(*network, a, int64(*n)<<20) },
 	}
 	command, ok := commands[flag.Arg(0)]
 	if !ok || flag.NArg() != 2 {

@@ -10,8 +10,8 @@ import (
 
 // transfer sends n bytes that cannot be guessed, half-closes, and reads until the
 // server has half-closed too. Both ways run at once.
-func transfer(address string, n int64) (seen, error) {
-	conn, err := net.Dial("tcp", address)
+func transfer(network, address string, n int64) (seen, error) {
+	conn, err := net.Dial(network, address)
 	if err != nil {
 		return seen{}, err
 	}
