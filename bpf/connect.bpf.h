@@ -89,12 +89,13 @@ static __always_inline int connect_tcp(struct bpf_sock_addr *ctx, const struct s
 	struct verdict v = judge_tcp(s->config, &s->to, s->port);
 	struct address listener = loopback_like(&s->to);
 	struct exec_id exec = {};
-	bool known = current_exec(s->sandbox, &exec);
+	bool known;
 
-	if (v.outcome == OUTCOME_REJECT)
-		return reject(s, &exec, v.reason);
 	if (v.outcome == OUTCOME_PASS)
 		return pass_loopback(ctx, s, ipv6);
+	known = current_exec(s->sandbox, &exec);
+	if (v.outcome == OUTCOME_REJECT)
+		return reject(s, &exec, v.reason);
 	if (!known)
 		return reject(s, &exec, REJECT_NO_IDENTITY);
 	if (!has_room_for_origin(s) || !remember_origin(ctx, s, &exec, v.outcome))
@@ -122,11 +123,11 @@ static __always_inline int direct_udp(struct bpf_sock_addr *ctx, const struct sc
 	struct address slot_addr;
 	__u32 slot;
 
+	if (v.outcome == OUTCOME_PASS)
+		return pass_loopback(ctx, s, ipv6);
 	current_exec(s->sandbox, &exec);
 	if (v.outcome == OUTCOME_REJECT)
 		return reject(s, &exec, v.reason);
-	if (v.outcome == OUTCOME_PASS)
-		return pass_loopback(ctx, s, ipv6);
 	if (v.outcome != OUTCOME_DNS)
 		return REJECT; /* an outcome that this hook does not know */
 	slot = slot_for(s->sandbox, s->netns_cookie, &s->to);

@@ -209,7 +209,7 @@ func echo(pc net.PacketConn) {
 	}
 }
 
-func waitFor(t *testing.T, ok func() bool, state func() any) {
+func waitFor(t testing.TB, ok func() bool, state func() any) {
 	t.Helper()
 	for range 200 {
 		if ok() {
