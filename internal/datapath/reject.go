@@ -9,6 +9,7 @@ import (
 	"unsafe"
 
 	"github.com/cilium/ebpf/ringbuf"
+
 	"github.com/ringfence/ringfence/internal/flow"
 )
 
