@@ -8,6 +8,9 @@
  */
 #pragma once
 
+/* Each failed attempt means that another CPU's succeeded. */
+#define MAX_ADD_ATTEMPTS 64
+
 static __always_inline bool exec_is_zero(const struct exec_id *id)
 {
 	return !id->tgid && !id->time;
@@ -79,7 +82,29 @@ static __always_inline bool add_user(const struct exec_id *id)
 	return true;
 }
 
-/* Likewise: whether there was a record to count one more descendant of. */
+/*
+ * For a caller that knows of no user: whether there still is one, who counts now.
+ * A connect may be put off until its first data (TCP Fast Open), and the program
+ * that asked for it may have ended meanwhile. A count of zero stays.
+ */
+static __always_inline bool add_user_of_other(const struct exec_id *id)
+{
+	struct exec_record *record = bpf_map_lookup_elem(&execs, id);
+	__u32 users, seen;
+
+	if (!record)
+		return false;
+	users = *(volatile __u32 *)&record->users;
+	for (int i = 0; i < MAX_ADD_ATTEMPTS && users; i++) {
+		seen = __sync_val_compare_and_swap(&record->users, users, users + 1);
+		if (seen == users)
+			return true;
+		users = seen;
+	}
+	return false;
+}
+
+/* Like add_user: whether there was a record to count one more descendant of. */
 __noinline int add_ref(const struct exec_id *id)
 {
 	struct exec_record *record;

@@ -52,12 +52,15 @@ static __always_inline void publish(struct bpf_sock_ops *ctx, struct sock_origin
 	struct sandbox_state *state;
 	struct origin *stale;
 
-	if (!add_user(&value.sock.exec))
-		return; /* the accepting side finds nothing, and closes */
-	/* Left by a connection of the same port that was reset before it was accepted. */
+	/*
+	 * Left by a connection of the same port that was never accepted. It goes first:
+	 * whatever fails below, the accepting side must not take it for this one's.
+	 */
 	stale = bpf_map_lookup_elem(&origins, &key);
 	if (stale)
 		discard_origin(&key, stale);
+	if (!add_user_of_other(&value.sock.exec))
+		return; /* the accepting side finds nothing, and closes */
 	state = bpf_map_lookup_elem(&sandbox_states, &value.sock.sandbox);
 	if (!state || bpf_map_update_elem(&origins, &key, &value, BPF_NOEXIST)) {
 		drop_user(&value.sock.exec);

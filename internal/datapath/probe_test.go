@@ -44,6 +44,9 @@ var probeSteps = map[string]func(arg string) string{
 	"memfd":    probeMemfd,
 	"unlinked": probeUnlinked,
 	"spawn":    probeSpawn,
+	"reset":    probeReset,
+	"deferred": probeDeferred,
+	"defer":    probeDefer,
 	"sleep": func(arg string) string {
 		d, _ := time.ParseDuration(arg)
 		time.Sleep(d)
