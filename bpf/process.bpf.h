@@ -60,7 +60,8 @@ static __always_inline void forget_task(__u32 tgid)
 }
 
 /* Publishes what a task runs. The caller has already counted the use of exec. */
-static __always_inline bool remember_task(struct task_struct *task, __u64 sandbox, struct exec_id exec)
+static __always_inline bool remember_task(struct task_struct *task, __u64 sandbox, struct exec_id exec,
+					  __u32 filters)
 {
 	struct sandbox_state *state = bpf_map_lookup_elem(&sandbox_states, &sandbox);
 	struct task entry = {
@@ -68,6 +69,7 @@ static __always_inline bool remember_task(struct task_struct *task, __u64 sandbo
 		.start_boottime = BPF_CORE_READ(task, group_leader, start_boottime),
 		.self_exec_id = BPF_CORE_READ(task, self_exec_id),
 		.exec = exec,
+		.filters = filters,
 	};
 	__u32 tgid = BPF_CORE_READ(task, tgid);
 
@@ -137,7 +139,6 @@ static __noinline bool read_path(struct exec_scratch *scratch, struct task_struc
 	struct walk walk;
 	__u32 len;
 
-	record->taints = 0;
 	record->path_len = 0;
 	if (!in_own_namespaces(task, sb) || !is_namespace_root(root))
 		record->taints |= TAINT_FOREIGN_ROOT;
@@ -167,13 +168,30 @@ static __noinline bool read_path(struct exec_scratch *scratch, struct task_struc
 	return true;
 }
 
+static __always_inline __u32 filters_of(struct task_struct *task)
+{
+	return BPF_CORE_READ(task, seccomp.filter_count.counter);
+}
+
+/*
+ * How many seccomp filters are the launcher's. One more taints: it may answer for
+ * the kernel, and so have a program connect a socket that is somebody else's.
+ * Without an entry nobody knows, and every one counts as added.
+ */
+static __always_inline __u32 launchers_filters(struct task_struct *task, const struct task *entry)
+{
+	if (!entry)
+		return 0;
+	return exec_is_zero(&entry->exec) ? filters_of(task) : entry->filters;
+}
+
 /*
  * Makes the record of an exec with one user, the task itself. previous is the
  * image before, or zero; the caller still holds its use of that.
  */
 static __always_inline bool make_record(struct task_struct *task, struct file *file, __u64 sandbox,
 					const struct sandbox *sb, const struct exec_id *id,
-					const struct exec_id *previous)
+					const struct exec_id *previous, __u32 taints)
 {
 	struct sandbox_state *state = bpf_map_lookup_elem(&sandbox_states, &sandbox);
 	struct exec_scratch *scratch;
@@ -191,6 +209,7 @@ static __always_inline bool make_record(struct task_struct *task, struct file *f
 	record->uid = BPF_CORE_READ(task, cred, uid.val);
 	record->gid = BPF_CORE_READ(task, cred, gid.val);
 	record->ancestors_len = 0;
+	record->taints = taints;
 	read_file(record, file);
 	if (!read_path(scratch, task, file, sb, state))
 		return false;
@@ -217,6 +236,7 @@ int BPF_PROG(process_exec, struct task_struct *task, pid_t old_pid, struct linux
 	struct task *entry;
 	struct sandbox *sb;
 	__u64 key = m.id;
+	__u32 filters, taints;
 	bool launcher;
 
 	if (!m.fenced)
@@ -231,13 +251,15 @@ int BPF_PROG(process_exec, struct task_struct *task, pid_t old_pid, struct linux
 	launcher = !entry || exec_is_zero(&entry->exec);
 	if (launcher && !in_own_namespaces(task, sb)) {
 		forget_task(id.tgid);
-		remember_task(task, key, previous);
+		remember_task(task, key, previous, 0);
 		return 0;
 	}
+	filters = launchers_filters(task, entry);
+	taints = filters_of(task) == filters ? 0 : TAINT_FILTERED;
 	if (entry)
 		previous = entry->exec;
 	id.time = bpf_ktime_get_boot_ns();
-	if (!make_record(task, BPF_CORE_READ(bprm, file), key, sb, &id, &previous)) {
+	if (!make_record(task, BPF_CORE_READ(bprm, file), key, sb, &id, &previous, taints)) {
 		/* The previous program's identity must not stay in place. */
 		forget_task(id.tgid);
 		state = state_of(key);
@@ -247,7 +269,7 @@ int BPF_PROG(process_exec, struct task_struct *task, pid_t old_pid, struct linux
 	}
 	/* Between these two the task has no identity, and is rejected. */
 	forget_task(id.tgid);
-	if (!remember_task(task, key, id))
+	if (!remember_task(task, key, id, filters))
 		drop_user(&id);
 	return 0;
 }
@@ -259,6 +281,7 @@ int BPF_PROG(process_fork, struct task_struct *parent, struct task_struct *child
 	struct exec_id exec = {};
 	struct membership m;
 	struct task *entry;
+	__u32 filters = 0;
 
 	if (BPF_CORE_READ(child, tgid) == BPF_CORE_READ(parent, tgid))
 		return 0;
@@ -267,11 +290,15 @@ int BPF_PROG(process_fork, struct task_struct *parent, struct task_struct *child
 	if (!m.fenced || !m.id)
 		return 0;
 	entry = task_entry(parent, m.id, BPF_CORE_READ(parent, self_exec_id));
-	if (entry)
+	if (!entry && membership_of(parent).id == m.id)
+		return 0; /* a lost identity is not a launcher's, which has none yet */
+	if (entry) {
 		exec = entry->exec;
+		filters = entry->filters;
+	}
 	if (!exec_is_zero(&exec) && !add_user(&exec))
 		return 0; /* no entry: no identity */
-	if (!remember_task(child, m.id, exec) && !exec_is_zero(&exec))
+	if (!remember_task(child, m.id, exec, filters) && !exec_is_zero(&exec))
 		drop_user(&exec);
 	return 0;
 }

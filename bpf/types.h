@@ -26,6 +26,7 @@ enum bound {
 #define TAINT_DELETED (1u << 1)
 #define TAINT_MEMFD (1u << 2)
 #define TAINT_NO_PATH (1u << 3)
+#define TAINT_FILTERED (1u << 4)
 
 struct address {
 	__be32 words[4]; /* network order */
@@ -83,6 +84,8 @@ struct task {
 	__u64 start_boottime; /* of the thread group leader */
 	__u64 self_exec_id;
 	struct exec_id exec; /* zero for the launcher, which has no identity */
+	__u32 filters; /* seccomp filters that the launcher set */
+	__u32 pad;
 };
 
 /*

@@ -139,6 +139,10 @@ struct linux_binprm {
 	struct file *file;
 };
 
+struct seccomp {
+	atomic_t filter_count;
+};
+
 struct task_struct {
 	__u32 tgid;
 	__u64 start_boottime;
@@ -149,6 +153,7 @@ struct task_struct {
 	struct fs_struct *fs;
 	struct nsproxy *nsproxy;
 	const struct cred *cred;
+	struct seccomp seccomp;
 };
 
 #pragma clang attribute pop

@@ -181,6 +181,8 @@ type agentTask struct {
 	StartBoottime uint64
 	SelfExecId    uint64
 	Exec          agentExecId
+	Filters       uint32
+	Pad           uint32
 }
 
 // Names of all BPF objects in the ELF.

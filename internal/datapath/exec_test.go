@@ -156,6 +156,8 @@ func TestTaints(t *testing.T) {
 		{"chroot", []string{"busybox", "chroot", dir, "/busybox", "nc", "203.0.113.7", "443"}, flow.TaintForeignRoot},
 		{"chroot into a mount", []string{"sh", "-c", "mount --rbind / " + root + " && exec chroot " + root + " " + me + probe}, flow.TaintForeignRoot},
 		{"memfd", []string{me, "probe", "memfd=tcp=" + dest}, flow.TaintDeleted | flow.TaintMemfd | flow.TaintNoPath},
+		{"seccomp filter of its own", []string{me, "probe", "filtered=tcp=" + dest}, flow.TaintFiltered},
+		{"seccomp filter two execs before", []string{me, "probe", "filtered=exec=" + me + ",x,tcp=" + dest}, flow.TaintFiltered},
 		{"deleted", []string{me, "probe", "unlinked=" + deleted + ",tcp=" + dest}, flow.TaintDeleted},
 	}
 	for _, tt := range tests {

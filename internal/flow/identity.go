@@ -54,9 +54,12 @@ const (
 	TaintMemfd
 	// TaintNoPath: the path could not be told (unreachable, or over 4096 bytes).
 	TaintNoPath
+	// TaintFiltered: it started under a seccomp filter that the sandbox added, which
+	// may answer for the kernel: its sockets are then not what it takes them for.
+	TaintFiltered
 )
 
-var taintNames = []string{"foreign_root", "deleted", "memfd", "no_path"}
+var taintNames = []string{"foreign_root", "deleted", "memfd", "no_path", "filtered"}
 
 // Has reports whether every bit of want is set.
 func (t Taint) Has(want Taint) bool { return t&want == want }

@@ -28,7 +28,8 @@ const namespaceFlags = unix.CLONE_NEWNS | unix.CLONE_NEWCGROUP | unix.CLONE_NEWU
 //
 // Left out on purpose: personality (address space only; race detectors need it),
 // mbind, move_pages and set_mempolicy (Java and NUMA programs; on other processes
-// they need what ptrace needs), seccomp and landlock (they only narrow),
+// they need what ptrace needs), landlock (it only narrows), seccomp (programs fence
+// themselves with it; the exec hook taints what starts under a filter of theirs),
 // pidfd_open (a name, not a right), memfd_create (the exec hook taints it), and
 // the socket allow-list, which is a table of its own.
 func refusals() []refusal {
