@@ -37,7 +37,7 @@ func (f *fixture) clients() []client {
 	fetch := f.file("get.js", "process.exitCode = 1\nfetch(process.argv[2]).then(r => r.text()).then(t => { console.log(t); process.exitCode = 0 })\n", 0o644)
 	clone := ` https://$H/owner/project.git "$d/p" && cat "$d/p/README"`
 	request := `printf 'GET / HTTP/1.0\r\nHost: %s\r\n\r\n' $H | `
-	s_client := " s_client -quiet -verify_return_error -CAfile $CURL_CA_BUNDLE -connect $H:443 -servername $H"
+	sClient := " s_client -quiet -verify_return_error -CAfile $CURL_CA_BUNDLE -connect $H:443 -servername $H"
 	return []client{
 		{"curl over IPv4", curl + " -4 -sS https://$H/", curl, 443, true, httpAnswer},
 		{"curl over IPv6", curl + " -6 -sS https://$H/", curl, 443, true, httpAnswer},
@@ -51,8 +51,8 @@ func (f *fixture) clients() []client {
 		{"urllib without TLS", python + " " + urllib + " http://$H/", python, 80, false, httpAnswer},
 		{"node fetch", node + " " + fetch + " https://$H/", node, 443, nodeUsesProxy(f.t, node), httpAnswer},
 		{"node fetch without TLS", node + " " + fetch + " http://$H/", node, 80, false, httpAnswer},
-		{"openssl over IPv4", request + openssl + s_client + " -4", openssl, 443, false, httpAnswer},
-		{"openssl over IPv6", request + openssl + s_client + " -6", openssl, 443, false, httpAnswer},
+		{"openssl over IPv4", request + openssl + sClient + " -4", openssl, 443, false, httpAnswer},
+		{"openssl over IPv6", request + openssl + sClient + " -6", openssl, 443, false, httpAnswer},
 		{"nc over IPv4", nc + " -4 -N -w 20 $H 25", nc, 25, false, bannerAnswer},
 		{"nc over IPv6", nc + " -6 -N -w 20 $H 25", nc, 25, false, bannerAnswer},
 		{"glibc over IPv4", libc + " -4 $H 25", libc, 25, false, bannerAnswer},

@@ -6,6 +6,7 @@ import (
 	"io"
 	"os"
 	"os/exec"
+	"slices"
 	"strconv"
 	"strings"
 	"testing"
@@ -24,10 +25,8 @@ func TestHiddenProc(t *testing.T) {
 	client, denied := f.tool(toolC), f.copyOf(f.tool(toolC), "denied")
 	policy := f.allow([]int{25}, client)
 	running := f.prepare("--policy", policy, "--", "/bin/sh", "-c", client+" -w allowed.test 25; "+denied+" allowed.test 25; true")
-	// nsenter --net=… -- ringfence …
-	argv := running.cmd.Args
-	hidden := append([]string{"unshare", "-m", "sh", "testdata/hidden-proc.sh"}, argv[3:]...)
-	running.cmd.Args = append(argv[:3:3], hidden...)
+	// nsenter --net=… -- [the wrapper] ringfence …
+	running.cmd.Args = slices.Insert(running.cmd.Args, 3, "unshare", "-m", "sh", "testdata/hidden-proc.sh")
 	running.cmd.Stdout = nil
 	stdout, err := running.cmd.StdoutPipe()
 	if err != nil {

@@ -14,15 +14,15 @@ func TestServerName(t *testing.T) {
 	f := newFixture(t)
 	curl, openssl := realPath(t, "curl"), realPath(t, "openssl")
 	const wrong = "other.open.test" // allowed as well, but not what was connected to
-	s_client := "printf 'GET / HTTP/1.0\\r\\n\\r\\n' | " + openssl + " s_client -quiet -connect $H:443 "
+	sClient := "printf 'GET / HTTP/1.0\\r\\n\\r\\n' | " + openssl + " s_client -quiet -connect $H:443 "
 	tests := []struct {
 		host, command, verdict, reason, mode string
 	}{
-		{"openssl.open.test", s_client + "-servername $H", "allow", "allowed", "transparent"},
-		{"no-name.open.test", s_client + "-noservername", "allow", "allowed", "transparent"},
-		{"wrong-name.open.test", s_client + "-servername " + wrong, "deny", "sni_mismatch", "transparent"},
-		{"undeclared-name.open.test", s_client + "-servername example.com", "deny", "sni_mismatch", "transparent"},
-		{"upper-case.open.test", s_client + "-servername UPPER-case.open.TEST", "allow", "allowed", "transparent"},
+		{"openssl.open.test", sClient + "-servername $H", "allow", "allowed", "transparent"},
+		{"no-name.open.test", sClient + "-noservername", "allow", "allowed", "transparent"},
+		{"wrong-name.open.test", sClient + "-servername " + wrong, "deny", "sni_mismatch", "transparent"},
+		{"undeclared-name.open.test", sClient + "-servername example.com", "deny", "sni_mismatch", "transparent"},
+		{"upper-case.open.test", sClient + "-servername UPPER-case.open.TEST", "allow", "allowed", "transparent"},
 		{"curl.open.test", withoutProxy + curl + " -k -sS --connect-to " + wrong + ":443:$H:443 https://" + wrong + "/", "deny", "sni_mismatch", "transparent"},
 		{"curl-proxy.open.test", curl + " -k -sS --connect-to " + wrong + ":443:$H:443 https://" + wrong + "/", "deny", "sni_mismatch", "connect"},
 		// Who claims to know the address better than the sandbox's DNS is judged by
