@@ -100,12 +100,11 @@ func limited(detail string) ending {
 }
 
 // refuseUnheard ends a connection for which there is no room. It runs in the
-// accept loop, so it asks only the origin and not the identity, which may take
-// its time.
+// accept loop, so nothing is decided and nobody is waited for.
 func (c *conn) refuseUnheard(how ending) {
 	defer c.finish()
 	c.guard(func() {
-		c.takeOrigin()
+		_, _ = c.attribute() // for the record
 		c.cut(how)
 	})
 }

@@ -69,5 +69,5 @@ func classify(d *flow.Denial) (status int, kind string) {
 func (c *conn) linger() {
 	c.client.CloseWrite()
 	c.client.SetReadDeadline(time.Now().Add(lingerTime))
-	io.CopyN(io.Discard, c.client, lingerBytes)
+	_, _ = io.CopyN(io.Discard, c.client, lingerBytes) // it is closed next, whatever came
 }

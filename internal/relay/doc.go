@@ -34,7 +34,8 @@ type Origins interface {
 	Take(remote netip.AddrPort) (flow.Origin, error)
 }
 
-// Identities knows the programs.
+// Identities knows the programs. It is asked once for each origin that was taken,
+// also for one that is refused: that gives back the origin's hold on its exec.
 type Identities interface {
 	Identify(flow.ExecID) (*flow.Identity, error)
 }

@@ -11,7 +11,7 @@ import (
 // a reset, since the program believes to talk to its target.
 func (c *conn) capture() {
 	c.record.Mode = flow.ModeTransparent
-	origin, refused := c.attribute(false)
+	origin, refused := c.attributeFor(false)
 	if refused == nil {
 		refused = c.open(flow.AddrTarget(origin.Destination))
 	}
@@ -29,7 +29,7 @@ func (c *conn) capture() {
 // proxy handles a client of the explicit proxy. Once it is known who asks, every
 // refusal is an answer.
 func (c *conn) proxy() {
-	if _, refused := c.attribute(true); refused != nil {
+	if _, refused := c.attributeFor(true); refused != nil {
 		c.cut(denied(refused))
 		return
 	}

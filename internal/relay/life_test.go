@@ -33,6 +33,35 @@ func TestLimit(t *testing.T) {
 	expect(t, server, "x")
 }
 
+// TestEveryOriginIsIdentified: an origin holds an exec record in the kernel until
+// its exec was asked for, so one that is refused must be asked for too.
+func TestEveryOriginIsIdentified(t *testing.T) {
+	tests := []struct {
+		name   string
+		change func(*fixture, *Config)
+	}{
+		{"of the other listener", func(f *fixture, _ *Config) { f.origin.Proxy = true }},
+		{"without a destination", func(f *fixture, _ *Config) { f.origin.Destination = netip.AddrPort{} }},
+		{"to port 0", func(f *fixture, _ *Config) { f.origin.Destination = netip.AddrPortFrom(syntheticAllowed, 0) }},
+	}
+	for _, tt := range tests {
+		t.Run(tt.name, func(t *testing.T) {
+			asked := make(chan flow.ExecID, 4)
+			f := newFixture(t, func(f *fixture, cfg *Config) {
+				f.identify = func(id flow.ExecID) (*flow.Identity, error) { asked <- id; return curl, nil }
+				tt.change(f, cfg)
+			})
+			f.expectRefused(f.capture)
+			if r := <-f.records; r.Reason != flow.ReasonNoOrigin {
+				t.Errorf("%+v", r)
+			}
+			if len(asked) != 1 {
+				t.Errorf("asked %d times", len(asked))
+			}
+		})
+	}
+}
+
 func TestShutdown(t *testing.T) {
 	f := newFixture(t, func(f *fixture, _ *Config) {
 		dial := f.dial

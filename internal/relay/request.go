@@ -3,6 +3,7 @@ package relay
 import (
 	"errors"
 	"io"
+	"net/http"
 	"os"
 	"strconv"
 	"strings"
@@ -27,7 +28,7 @@ func (c *conn) readRequest(in *inlet) (flow.Target, *flow.Denial) {
 			return flow.Target{}, badRequest(err.Error())
 		}
 		in.drop(head.Size)
-		if head.Method == "CONNECT" {
+		if head.Method == http.MethodConnect {
 			c.record.Mode = flow.ModeConnect
 			return parseConnect(head)
 		}

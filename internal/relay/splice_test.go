@@ -186,11 +186,11 @@ func TestResetInBulk(t *testing.T) {
 // TestIdleCost: an idle connection holds two descriptors, also after bulk.
 func TestIdleCost(t *testing.T) {
 	f := newFixture(t, nil)
-	client, server := f.pair()
+	f.pair()
 	before := openFiles(t)
 	const conns = 20
 	for range conns {
-		client, server = f.pair()
+		client, server := f.pair()
 		go io.CopyN(server, pattern(1), 4<<20)
 		if _, err := io.CopyN(io.Discard, client, 4<<20); err != nil {
 			t.Fatal(err)

@@ -14,16 +14,25 @@ const maxDecisions = 8
 
 // The steps of a connection. Each returns why it refuses, or nil.
 
-// attribute finds out which program connected, and for what. An origin for the
+// attributeFor finds out which program connected, and for what. An origin for the
 // other listener is none.
-func (c *conn) attribute(proxy bool) (flow.Origin, *flow.Denial) {
-	origin, refused := c.takeOrigin()
-	if refused != nil {
-		return origin, refused
+func (c *conn) attributeFor(proxy bool) (flow.Origin, *flow.Denial) {
+	origin, refused := c.attribute()
+	if refused == nil && origin.Proxy != proxy {
+		refused = noOrigin("the origin is of the other listener")
 	}
-	if origin.Proxy != proxy {
-		return origin, &flow.Denial{Engine: flow.EngineIdentity, Reason: flow.ReasonNoOrigin, Detail: "the origin is of the other listener"}
+	return origin, refused
+}
+
+// attribute takes the origin and identifies its exec, and notes both in the
+// record. Whatever is wrong with an origin that was taken, its exec is asked for:
+// that is what gives back the origin's hold on it.
+func (c *conn) attribute() (flow.Origin, *flow.Denial) {
+	origin, err := c.relay.cfg.Origins.Take(c.remote)
+	if err != nil {
+		return origin, noOrigin(err.Error())
 	}
+	c.record.PID, c.record.UID, c.record.ExecID = origin.Exec.TGID, origin.UID, origin.Exec.String()
 	id, err := c.relay.cfg.Identities.Identify(origin.Exec)
 	if err == nil && id == nil {
 		err = errors.New("unknown exec id")
@@ -34,23 +43,17 @@ func (c *conn) attribute(proxy bool) (flow.Origin, *flow.Denial) {
 	c.identity = id
 	c.record.SetIdentity(id)
 	c.record.UID = origin.UID // now, not at exec
-	return origin, nil
-}
-
-// takeOrigin asks what the hook remembered, and notes it in the record.
-func (c *conn) takeOrigin() (flow.Origin, *flow.Denial) {
-	origin, err := c.relay.cfg.Origins.Take(c.remote)
-	if err == nil && (!origin.Destination.Addr().IsValid() || origin.Destination.Port() == 0) {
-		err = errors.New("origin without a destination")
+	if !origin.Destination.Addr().IsValid() || origin.Destination.Port() == 0 {
+		return origin, noOrigin("origin without a destination")
 	}
-	if err != nil {
-		return origin, &flow.Denial{Engine: flow.EngineIdentity, Reason: flow.ReasonNoOrigin, Detail: err.Error()}
-	}
-	c.record.PID, c.record.UID, c.record.ExecID = origin.Exec.TGID, origin.UID, origin.Exec.String()
 	if !origin.Proxy {
 		c.record.SetTarget(flow.AddrTarget(origin.Destination))
 	}
 	return origin, nil
+}
+
+func noOrigin(detail string) *flow.Denial {
+	return &flow.Denial{Engine: flow.EngineIdentity, Reason: flow.ReasonNoOrigin, Detail: detail}
 }
 
 // open takes the connection from what was asked for to an upstream that it has
