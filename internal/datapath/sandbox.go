@@ -70,11 +70,18 @@ func (dp *Datapath) UpdateSandbox(sb Sandbox) error {
 // RemoveSandbox makes the hooks reject whatever is left in the cgroup, and
 // forgets what they remembered of it.
 func (dp *Datapath) RemoveSandbox(cgroupID uint64) error {
+	var sb agentSandbox
+	err := dp.objects.Sandboxes.Lookup(cgroupID, &sb)
+	if errors.Is(err, ebpf.ErrKeyNotExist) {
+		err = nil // it may never have got in
+	}
 	return errors.Join(
+		err,
 		deleteIfThere(dp.objects.Sandboxes, cgroupID),
 		dp.removeTasks(cgroupID),
 		dp.removeOrigins(cgroupID),
 		dp.removeExecs(cgroupID),
+		dp.removeDNSSlots(sb.NetnsCookie),
 		deleteIfThere(dp.objects.SandboxStates, cgroupID),
 	)
 }
