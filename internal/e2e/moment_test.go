@@ -73,6 +73,37 @@ func TestIdentityIsOfTheConnect(t *testing.T) {
 	}
 }
 
+// TestLastWords: what a program sent before it ended arrives, although its sandbox
+// ends with it and the server takes its time.
+func TestLastWords(t *testing.T) {
+	const size = 8 << 20
+	f := newFixtureWith(t, testenv.Config{NoWitness: true})
+	python := realPath(t, "/usr/bin/python3")
+	arrived := make(chan int64, 1)
+	err := f.env.Serve(9002, func(conn net.Conn) {
+		time.Sleep(300 * time.Millisecond) // the program is gone meanwhile
+		n, _ := io.Copy(io.Discard, conn)
+		arrived <- n
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	r := f.run("--policy", f.allow([]int{9002}, python), "--", python, "-c",
+		`import socket; s = socket.create_connection(("allowed.test", 9002)); s.sendall(bytes(8 << 20)); s.close()`)
+	if r.status != 0 {
+		t.Fatalf("status %d: %s", r.status, r.stderr)
+	}
+	select {
+	case n := <-arrived:
+		if n != size {
+			t.Errorf("%d bytes arrived, want %d", n, size)
+		}
+	case <-time.After(5 * time.Second):
+		t.Error("nothing arrived")
+	}
+	r.one(t, allowedName).check(t, record{Verdict: "allow", Reason: "allowed", Binary: python, Sent: size})
+}
+
 // connectUnheard runs a client that waits with -w, and stops the agent while it
 // connects and does what it does until the line of output given. It returns the
 // output after that.

@@ -1,6 +1,7 @@
 package e2e
 
 import (
+	"debug/elf"
 	"os"
 	"path/filepath"
 	"slices"
@@ -25,10 +26,7 @@ func TestPrograms(t *testing.T) {
 		t.Fatal(err)
 	}
 	long := f.copyOf(client, longPath(f.dir))
-	loader, err := filepath.EvalSymlinks("/lib64/ld-linux-x86-64.so.2")
-	if err != nil {
-		t.Skip("the name of the loader is that of x86-64")
-	}
+	loader := loaderOf(t, client)
 	const args = " $H 25" // each case has a host of its own
 	f.file("script", "#!/bin/sh\n"+client+" $1 $2\n", 0o755)
 	const writable = "/tmp/client"
@@ -92,6 +90,25 @@ func TestPrograms(t *testing.T) {
 			}
 		})
 	}
+}
+
+// loaderOf returns the dynamic loader that a program names.
+func loaderOf(t *testing.T, program string) string {
+	t.Helper()
+	file, err := elf.Open(program)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer file.Close()
+	section := file.Section(".interp")
+	if section == nil {
+		t.Fatalf("%s is not dynamically linked", program)
+	}
+	name, err := section.Data()
+	if err != nil {
+		t.Fatal(err)
+	}
+	return realPath(t, strings.TrimRight(string(name), "\x00"))
 }
 
 // longPath returns a name below dir whose path has 3,000 bytes and more.
