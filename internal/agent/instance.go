@@ -55,7 +55,7 @@ func claimInstance(log *slog.Logger) (*instance, error) {
 	defer global.Close()
 	removeLeftovers(log)
 	for range claimAttempts {
-		number := rand.Uint32N(maxInstances)
+		number := rand.Uint32N(maxInstances) //nolint:gosec // only has to be free, not secret
 		dir := filepath.Join(stateRoot, namePrefix+strconv.FormatUint(uint64(number), 10))
 		err := os.Mkdir(dir, 0o700)
 		if errors.Is(err, fs.ErrExist) {

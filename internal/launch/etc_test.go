@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"os"
 	"os/exec"
+	"slices"
 	"strings"
 	"syscall"
 	"testing"
@@ -83,7 +84,7 @@ func runOnHost(group, resolv string) error {
 func TestNameServiceOnOtherHosts(t *testing.T) {
 	needRoot(t)
 	sandbox := []string{"nameserver 127.0.0.1", "1", "hosts: files dns"}
-	all := append(sandbox, "hosts", "nsswitch.conf", "resolv.conf")
+	all := slices.Concat(sandbox, []string{"hosts", "nsswitch.conf", "resolv.conf"})
 	tests := []struct {
 		name, resolv string
 		want         []string

@@ -19,7 +19,7 @@ func (r *reader) binary(n *yaml.Node, field string) binary {
 	var b binary
 	seen := r.mapping(n, field, fields{
 		"path":    func(v *yaml.Node, f string) { b = r.binaryPath(v, f) },
-		"harness": func(v *yaml.Node, f string) { r.boolean(v, f) }, // of the schema; it never meant anything
+		"harness": r.boolean, // of the schema; it never meant anything
 	})
 	if n.Kind == yaml.MappingNode && seen["path"] == nil {
 		r.fail(n, field, "has no path")

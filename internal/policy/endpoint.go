@@ -47,14 +47,14 @@ func (r *reader) endpoint(n *yaml.Node, field string) endpoint {
 		"deny_rules":          r.denyRules,
 		"allowed_ips":         func(v *yaml.Node, f string) { e.allowedIPs = r.allowedIPs(v, f) },
 		"path":                func(v *yaml.Node, f string) { s.path = r.requestPath(v, f) },
-		"allow_encoded_slash": func(v *yaml.Node, f string) { r.boolean(v, f) },
+		"allow_encoded_slash": r.boolean,
 	})
 	if n.Kind != yaml.MappingNode {
 		return e
 	}
 	r.endpointWhere(n, field, seen)
 	if s.protocol == "tcp" {
-		r.tcpOnly(n, field, seen, e, s)
+		r.tcpOnly(field, seen, e, s)
 		s.protocol = "" // what tcp says is how endpoints are without it
 	}
 	e.inspect = r.endpointInspects(n, field, seen, s)
@@ -79,7 +79,7 @@ func (r *reader) endpointWhere(n *yaml.Node, field string, seen map[string]*yaml
 }
 
 // tcpOnly checks an endpoint that says it is layer 4 for good.
-func (r *reader) tcpOnly(n *yaml.Node, field string, seen map[string]*yaml.Node, e endpoint, s settings) {
+func (r *reader) tcpOnly(field string, seen map[string]*yaml.Node, e endpoint, s settings) {
 	if e.host.addr.IsValid() {
 		r.fail(seen["host"], field+".host", "protocol tcp wants a name, not the address %s; leave protocol out", e.host.addr)
 	}

@@ -58,7 +58,7 @@ func (r *reader) filesystem(n *yaml.Node, field string) {
 		}
 	}
 	r.mapping(n, field, fields{
-		"include_workdir": func(v *yaml.Node, f string) { r.boolean(v, f) },
+		"include_workdir": r.boolean,
 		"read_only":       paths(false),
 		"read_write":      paths(true),
 	})

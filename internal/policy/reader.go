@@ -116,12 +116,10 @@ func (r *reader) choice(n *yaml.Node, field string, words ...string) string {
 	return text
 }
 
-func (r *reader) boolean(n *yaml.Node, field string) bool {
+func (r *reader) boolean(n *yaml.Node, field string) {
 	if n.Kind != yaml.ScalarNode || n.ShortTag() != "!!bool" {
 		r.fail(n, field, "must be true or false, not %s", describe(n))
-		return false
 	}
-	return n.Value[0] == 't' || n.Value[0] == 'T'
 }
 
 // join appends a key to a field path. A key that would give the path a second
