@@ -95,6 +95,10 @@ func processRefusals() []refusal {
 
 func kernelRefusals() []refusal {
 	return []refusal{
+		{
+			call: "socket", why: "AF_VSOCK is in no network namespace: it leads to the host of a virtual machine",
+			when: low32Is(0, unix.AF_VSOCK),
+		},
 		{call: "bpf", why: "the fence is made of it"},
 		{call: "perf_event_open", why: "watches the kernel and others; a history of kernel bugs"},
 		{call: "io_uring_setup", why: "does system calls that no filter sees"},

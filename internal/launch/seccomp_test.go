@@ -62,6 +62,9 @@ func TestEveryRefusalIsRefused(t *testing.T) {
 	} {
 		add("ioctl "+name, ioctl, 0, request, 0)
 	}
+	socket := uintptr(info.SyscallNames["socket"])
+	add("socket VSOCK", socket, unix.AF_VSOCK, unix.SOCK_STREAM)
+	add("socket VSOCK high", socket, unix.AF_VSOCK|1<<32, unix.SOCK_STREAM)
 	for _, a := range runSyscalls(t, all) {
 		if unix.Errno(a.Got) != want[a.Name] {
 			t.Errorf("%s: %v, want %v", a.Name, unix.Errno(a.Got), want[a.Name])
@@ -76,6 +79,7 @@ func TestOrdinaryCallsPass(t *testing.T) {
 		{Name: "ioctl TCGETS", Nr: uintptr(info.SyscallNames["ioctl"]), Args: [6]uintptr{bad, unix.TCGETS}},
 		{Name: "ioctl near TIOCSTI", Nr: uintptr(info.SyscallNames["ioctl"]), Args: [6]uintptr{bad, unix.TIOCSTI | 1}},
 		{Name: "clone", Nr: uintptr(info.SyscallNames["clone"]), Args: [6]uintptr{unix.CLONE_THREAD}},
+		{Name: "socket", Nr: uintptr(info.SyscallNames["socket"]), Args: [6]uintptr{unix.AF_UNIX, unix.SOCK_STREAM}},
 		{Name: "personality", Nr: uintptr(info.SyscallNames["personality"]), Args: [6]uintptr{0xffffffff}},
 		{Name: "memfd_create", Nr: uintptr(info.SyscallNames["memfd_create"]), Args: [6]uintptr{bad}},
 	}
