@@ -32,12 +32,15 @@ func TestRefused(t *testing.T) {
 		{"empty origin", func(f *fixture, _ *Config) { f.origin = flow.Origin{} }, func(*fixture) flow.Record {
 			return bare(func(r *flow.Record) {
 				r.Engine, r.Reason, r.Detail = flow.EngineIdentity, flow.ReasonNoOrigin, "origin without a destination"
+				r.SetIdentity(curl)
+				r.UID = 0
 			})
 		}},
 		{"proxy's origin", func(f *fixture, _ *Config) { f.origin.Proxy = true }, func(*fixture) flow.Record {
 			return bare(func(r *flow.Record) {
 				r.Engine, r.Reason, r.Detail = flow.EngineIdentity, flow.ReasonNoOrigin, "the origin is of the other listener"
-				r.PID, r.UID, r.ExecID = 7, 1000, "7:1"
+				r.SetIdentity(curl)
+				r.UID = 1000
 			})
 		}},
 		{"no identity", func(f *fixture, _ *Config) {

@@ -33,6 +33,10 @@ func (c *conn) attribute() (flow.Origin, *flow.Denial) {
 		return origin, noOrigin(err.Error())
 	}
 	c.record.PID, c.record.UID, c.record.ExecID = origin.Exec.TGID, origin.UID, origin.Exec.String()
+	aimless := !origin.Destination.Addr().IsValid() || origin.Destination.Port() == 0
+	if !origin.Proxy && !aimless {
+		c.record.SetTarget(flow.AddrTarget(origin.Destination))
+	}
 	id, err := c.relay.cfg.Identities.Identify(origin.Exec)
 	if err == nil && id == nil {
 		err = errors.New("unknown exec id")
@@ -43,11 +47,8 @@ func (c *conn) attribute() (flow.Origin, *flow.Denial) {
 	c.identity = id
 	c.record.SetIdentity(id)
 	c.record.UID = origin.UID // now, not at exec
-	if !origin.Destination.Addr().IsValid() || origin.Destination.Port() == 0 {
+	if aimless {
 		return origin, noOrigin("origin without a destination")
-	}
-	if !origin.Proxy {
-		c.record.SetTarget(flow.AddrTarget(origin.Destination))
 	}
 	return origin, nil
 }
