@@ -97,7 +97,7 @@ func (a *Agent) Close() error {
 		errs = append(errs, a.parent.Remove(), a.parent.Close())
 	}
 	if a.instance != nil {
-		errs = append(errs, a.instance.release())
+		errs = append(errs, a.instance.remove())
 	}
 	return errors.Join(errs...)
 }

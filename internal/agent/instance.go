@@ -125,7 +125,8 @@ func removeLeftover(dir string) (removed bool, err error) {
 	return true, dead.remove()
 }
 
-// remove ends what is left of an instance: processes first, hooks after them.
+// remove ends what is left of an instance, processes first, hooks after them, and
+// gives the number back. What it cannot remove is a leftover from then on.
 func (i *instance) remove() error {
 	root, err := cgroup.Find()
 	if err == nil {
