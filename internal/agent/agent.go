@@ -32,8 +32,11 @@ type Config struct {
 	Resolvers []netip.AddrPort
 	// Trusted are special-purpose networks that names may resolve to.
 	Trusted []netip.Prefix
-	Sink    Sink
-	Log     *slog.Logger
+	// MaxSandboxes is how many there may be at once; 0 is as many as can be. Memory
+	// of the kernel's and the time of the start grow with it.
+	MaxSandboxes int
+	Sink         Sink
+	Log          *slog.Logger
 }
 
 // Agent is a started instance.
@@ -71,6 +74,7 @@ func Start(ctx context.Context, cfg Config) (_ *Agent, err error) {
 	}
 	a.datapath, err = datapath.Load(datapath.Config{
 		Parent: a.parent.Path(), ParentID: a.parent.ID(), PinDir: a.instance.pinDir(),
+		MaxSandboxes: cfg.MaxSandboxes,
 	})
 	if err != nil {
 		return nil, fmt.Errorf("start hooks: %w", err)

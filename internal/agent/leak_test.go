@@ -35,11 +35,14 @@ func (s *tally) Emit(r *flow.Record) {
 	s.count[r.Sandbox+" "+r.Verdict.String()]++
 }
 
+// maxSandboxes is the most that a test has at once.
+const maxSandboxes = 8
+
 // startAgent starts an agent that ends with the test.
 func startAgent(t *testing.T, sink Sink) *Agent {
 	t.Helper()
 	testenv.Require(t, "bash")
-	a, err := Start(t.Context(), Config{Sink: sink, Log: slog.New(slog.NewTextHandler(t.Output(), nil))})
+	a, err := Start(t.Context(), Config{MaxSandboxes: maxSandboxes, Sink: sink, Log: slog.New(slog.NewTextHandler(t.Output(), nil))})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -128,7 +131,7 @@ func entries(t *testing.T, a *Agent) map[string]int {
 // A thousand sandboxes leave nothing: no descriptor, goroutine, map entry, process,
 // namespace, mount or cgroup, and no memory to speak of.
 func TestThousandSandboxes(t *testing.T) {
-	sandboxes, atOnce := 1000, 8
+	sandboxes, atOnce := 1000, maxSandboxes
 	if testing.Short() {
 		sandboxes = 50
 	}

@@ -91,7 +91,7 @@ func (r *run) inAgent(ctx context.Context) (status int, err error) {
 	group.Go(func() (err error) {
 		a, err = agent.Start(groupCtx, agent.Config{
 			Resolvers: r.settings.resolvers, Trusted: r.settings.trusted,
-			Sink: r.recorder, Log: r.log,
+			MaxSandboxes: 1, Sink: r.recorder, Log: r.log,
 		})
 		return err
 	})
