@@ -100,7 +100,11 @@ func (a *Agent) Close() error {
 	if a.parent != nil {
 		errs = append(errs, a.parent.Remove(), a.parent.Close())
 	}
-	if a.instance != nil {
+	switch {
+	case a.instance == nil:
+	case a.parent == nil: // nothing was made that its claim would have to outlive
+		errs = append(errs, a.instance.release())
+	default:
 		errs = append(errs, a.instance.remove())
 	}
 	return errors.Join(errs...)
