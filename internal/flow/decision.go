@@ -90,7 +90,8 @@ const (
 	ReasonInternal         Reason = "internal_error" // a fault of the agent itself
 )
 
-// Reasons of the kernel hooks, one for each REJECT_ constant of bpf/types.h.
+// Reasons of the kernel hooks. Each REJECT_ constant of bpf/types.h has one here,
+// or is ReasonNoIdentity.
 const (
 	ReasonUnknownSandbox Reason = "unknown_sandbox"
 	ReasonForeignNetns   Reason = "foreign_netns"

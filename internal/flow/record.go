@@ -2,8 +2,8 @@ package flow
 
 import "time"
 
-// Record is what is kept of one connection, DNS refusal or rejection: exactly
-// one for each. The field order is the order in which JSON lines show them.
+// Record is what is kept of connections and refusals: exactly one for each
+// connection, one for several refused names or rejections alike. The field order is the order in which JSON lines show them.
 type Record struct {
 	Time       time.Time     `json:"time"` // the start
 	Sandbox    string        `json:"sandbox"`
@@ -27,7 +27,8 @@ type Record struct {
 	Duration   time.Duration `json:"-"`              // written as duration_ms
 	ExecID     string        `json:"exec_id"`
 	Taints     []string      `json:"taints"`
-	// Count is how many alike this record stands for, where a hook samples.
+	// Count is, for refused names, how many alike this record stands for; for a
+	// hook's rejection, how many of its reason the sandbox has had so far.
 	Count uint64 `json:"count,omitempty"`
 }
 

@@ -24,8 +24,8 @@ const defaultPath = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bi
 //
 // On a laptop the command belongs to the person at the keyboard, whose settings,
 // locale and keys it is meant to have: so what is inherited is all, without what
-// would lie. LD_PRELOAD and its like stay (the program is no more theirs than it
-// was, and the exec hook sees them). What goes is the agent's own (RINGFENCE_*),
+// would lie. LD_PRELOAD and its like stay: the program is no more theirs than it
+// was, and whoever is inside can set them anyway. What goes is the agent's own (RINGFENCE_*),
 // what sudo left, the addresses of doors that the sandbox has masked, and proxies
 // that cannot be reached. Where the caller's environment holds secrets that the
 // command must not have, the caller must not pass it as Inherit.
