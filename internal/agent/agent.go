@@ -49,6 +49,10 @@ type Agent struct {
 	stop     context.CancelFunc
 	tasks    sync.WaitGroup
 
+	// told is how many rejections of no sandbox the records stand for so far. Only
+	// watchRejections uses it, as it does that of each sandbox.
+	told map[flow.Reason]uint64
+
 	mu        sync.Mutex
 	sandboxes map[uint64]*Sandbox // by cgroup id
 }
@@ -57,7 +61,7 @@ type Agent struct {
 // to be created. An error leaves nothing behind.
 func Start(ctx context.Context, cfg Config) (_ *Agent, err error) {
 	ctx, stop := context.WithCancel(context.WithoutCancel(ctx))
-	a := &Agent{cfg: cfg, stop: stop, sandboxes: map[uint64]*Sandbox{}}
+	a := &Agent{cfg: cfg, stop: stop, sandboxes: map[uint64]*Sandbox{}, told: map[flow.Reason]uint64{}}
 	defer func() {
 		if err != nil {
 			err = errors.Join(err, a.Close())

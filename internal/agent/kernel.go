@@ -29,14 +29,18 @@ func (a *Agent) recordRejection(cgroupID uint64, r flow.Rejection) {
 		PID:     r.PID,
 		UID:     r.UID,
 		ExecID:  r.Exec.String(),
-		Count:   r.Count,
 	}
 	if r.Destination.IsValid() {
 		record.SetTarget(flow.AddrTarget(r.Destination))
 	}
+	told := a.told
 	if sb := a.sandbox(cgroupID); sb != nil {
 		sb.describe(record, r)
+		told = sb.told
 	}
+	// The hooks count all and tell some: the line stands for those since the last.
+	record.Count = r.Count - told[r.Reason]
+	told[r.Reason] = r.Count
 	a.cfg.Sink.Emit(record)
 }
 

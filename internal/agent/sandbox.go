@@ -38,12 +38,13 @@ type Sandbox struct {
 	relay      *relay.Relay
 	stop       context.CancelFunc
 	services   sync.WaitGroup
+	told       map[flow.Reason]uint64 // see Agent.told
 }
 
 // CreateSandbox makes a sandbox and serves it. It returns once a command may be
 // started. An error leaves nothing behind.
 func (a *Agent) CreateSandbox(ctx context.Context, cfg SandboxConfig) (_ *Sandbox, err error) {
-	sb := &Sandbox{agent: a}
+	sb := &Sandbox{agent: a, told: map[flow.Reason]uint64{}}
 	if sb.identities, err = identity.NewTable(a.datapath, identity.DefaultSize); err != nil {
 		return nil, err
 	}

@@ -27,8 +27,8 @@ type Record struct {
 	Duration   time.Duration `json:"-"`              // written as duration_ms
 	ExecID     string        `json:"exec_id"`
 	Taints     []string      `json:"taints"`
-	// Count is, for refused names, how many alike this record stands for; for a
-	// hook's rejection, how many of its reason the sandbox has had so far.
+	// Count is how many alike this record stands for: refused names are gathered,
+	// refusals by a hook are sampled.
 	Count uint64 `json:"count,omitempty"`
 }
 
