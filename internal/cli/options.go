@@ -39,7 +39,7 @@ func (o *runOptions) addFlags(f *pflag.FlagSet) {
 	f.SetInterspersed(false) // what follows COMMAND is COMMAND's
 	f.StringArrayVar(&o.policies, "policy", nil, "policy `FILE|NAME`; several make one (default \"default\", which is shipped) *")
 	f.StringArrayVar(&o.resolvers, "resolver", nil, "ask `IP[:PORT]` for allowed names (default: the system's) *")
-	f.StringVar(&o.upstreamCA, "upstream-ca", "", "trust the CAs of `FILE` (PEM) for upstream servers")
+	f.StringVar(&o.upstreamCA, "upstream-ca", "", "`FILE` (PEM) of further CAs for upstream servers: checked, and without effect until TLS is terminated")
 	f.StringArrayVar(&o.trusted, "trusted-network", nil, "let names resolve into `CIDR`, a private network *")
 	f.StringVar(&o.controlPlane, "control-plane", "", "allow `HOST:PORT|URL` whatever the policy says\n(default: $RINGFENCE_ENDPOINT, $NAVIGATOR_ENDPOINT)")
 	f.StringVar(&o.records, "records", "", "write a JSON line for each connection to `FILE|-`")
@@ -131,6 +131,9 @@ func parsePrefixes(texts []string) ([]netip.Prefix, error) {
 		}
 		if masked := prefix.Masked(); prefix != masked {
 			return nil, hint(fmt.Errorf("--trusted-network %q has bits set beyond its length", text), fmt.Sprintf("did you mean %s?", masked))
+		}
+		if refused := flow.RefusedOverlap(prefix); refused.IsValid() {
+			return nil, hint(fmt.Errorf("--trusted-network %q overlaps %s, which is never dialled", text, refused), "name private networks only")
 		}
 		prefixes = append(prefixes, prefix)
 	}
