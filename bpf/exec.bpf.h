@@ -3,8 +3,9 @@
  * Exec records: which program image a process runs. Made at exec, shared at
  * fork, freed by their last user. See struct exec_record for the two counts.
  *
- * A user is only ever added by a task that itself holds one, so a count that
- * has reached zero is never raised again and needs no lock.
+ * A count that has reached zero is never raised again, so it needs no lock: a user
+ * is added by a task that itself holds one (add_user), or by an attempt that fails
+ * on zero (add_user_of_other).
  */
 #pragma once
 

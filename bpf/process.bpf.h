@@ -105,7 +105,7 @@ static __always_inline void read_file(struct exec_record *record, struct file *f
 	}
 }
 
-/* Whether the task sees the sandbox's own mounts as the sandbox's own root user would. */
+/* Whether the task is in the mount and the user namespace of the sandbox. */
 static __always_inline bool in_own_namespaces(struct task_struct *task, const struct sandbox *sb)
 {
 	return sb->mnt_ns && sb->user_ns &&
