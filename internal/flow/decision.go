@@ -100,7 +100,6 @@ const (
 	ReasonUDPConnect     Reason = "udp_connect" // also glibc sorting addresses
 	ReasonReservedPort   Reason = "reserved_port"
 	ReasonMapFull        Reason = "map_full"
-	ReasonForeignSocket  Reason = "foreign_socket"
 	ReasonAddressFamily  Reason = "address_family"
 	ReasonEgress         Reason = "egress" // a packet that no hook let go
 )
