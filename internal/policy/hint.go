@@ -13,6 +13,9 @@ import (
 func hint(d *flow.Decision, id *flow.Identity, target flow.Target) string {
 	switch d.Reason {
 	case flow.ReasonNoEndpoint:
+		if target.Addr.IsValid() && flow.ClassOf(target.Addr) == flow.ClassRefused {
+			return target.Host + " is never dialled, whatever a policy says"
+		}
 		return fmt.Sprintf("no policy names %s; add an endpoint {host: %q, port: %d} to one whose binaries hold %s",
 			target.Host, target.Host, target.Port, quotePath(id.Path))
 	case flow.ReasonWrongPort:
