@@ -84,6 +84,7 @@ func Start(ctx context.Context, cfg Config) (_ *Agent, err error) {
 		return nil, fmt.Errorf("start hooks: %w", err)
 	}
 	a.tasks.Go(func() { a.watchRejections(ctx) })
+	a.tasks.Go(func() { a.expireOrigins(ctx) })
 	return a, nil
 }
 

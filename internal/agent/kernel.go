@@ -49,3 +49,30 @@ func (a *Agent) sandbox(cgroupID uint64) *Sandbox {
 	defer a.mu.Unlock()
 	return a.sandboxes[cgroupID]
 }
+
+// A connection that was not accepted after originAge never will be: its listener
+// is full, or its sandbox's relay has ended.
+const (
+	originAge   = 5 * time.Minute
+	originSweep = time.Minute
+)
+
+// expireOrigins removes, now and then, what nobody took.
+func (a *Agent) expireOrigins(ctx context.Context) {
+	ticker := time.NewTicker(originSweep)
+	defer ticker.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-ticker.C:
+		}
+		removed, err := a.datapath.ExpireOrigins(originAge)
+		if err != nil {
+			a.cfg.Log.Error("old origins are not removed", "error", err)
+		}
+		if removed > 0 {
+			a.cfg.Log.Warn("connections were never accepted", "origins", removed)
+		}
+	}
+}

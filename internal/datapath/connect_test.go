@@ -161,6 +161,25 @@ func TestFailedConnectLeavesNoOrigin(t *testing.T) {
 	}
 }
 
+// A connection that nobody accepts loses its origin by age, and no earlier.
+func TestOriginsExpire(t *testing.T) {
+	f := newFixture(t, self(t), "probe", "tcp=203.0.113.7:443")
+	f.start()
+	f.wait()
+	if n, err := f.dp.ExpireOrigins(time.Hour); n != 0 || err != nil {
+		t.Fatalf("%d young origins expired, %v", n, err)
+	}
+	if s := f.stats(); s.Origins != 1 || s.Execs != 1 {
+		t.Fatalf("stats = %+v", s)
+	}
+	if n, err := f.dp.ExpireOrigins(0); n != 1 || err != nil {
+		t.Fatalf("%d origins expired, %v", n, err)
+	}
+	if s := f.stats(); s.Origins != 0 || s.Execs != 0 {
+		t.Errorf("stats = %+v", s)
+	}
+}
+
 // An unpinned link would be closed by the collector, and its hook with it.
 func TestHooksSurviveGarbageCollection(t *testing.T) {
 	f := newFixture(t, self(t), "probe", "tcp=203.0.113.7:443")
