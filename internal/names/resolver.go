@@ -97,13 +97,16 @@ func NewResolver(cfg ResolverConfig) (*Resolver, error) {
 // The slice is shared: callers do not write to it. Lookups of one name at one
 // time are one lookup, and go on for the others when a caller leaves.
 func (r *Resolver) Resolve(ctx context.Context, host string) ([]netip.Addr, error) {
-	if cached, ok := r.cache.Get(host); ok && time.Now().Before(cached.expires) {
+	if cached, ok := r.cached(host); ok {
 		return cached.addrs, cached.err
 	}
 	if canonical, err := flow.CanonicalHost(host); err != nil || canonical != host {
 		return nil, fmt.Errorf("resolve %q: %w", host, flow.ErrHost)
 	}
 	flight := r.flights.DoChan(host, func() (any, error) {
+		if cached, ok := r.cached(host); ok {
+			return cached, nil // of a flight that ended since the caller looked
+		}
 		ctx, cancel := context.WithTimeout(context.Background(), r.timeout)
 		defer cancel()
 		found := r.lookup(ctx, host)
@@ -121,6 +124,11 @@ func (r *Resolver) Resolve(ctx context.Context, host string) ([]netip.Addr, erro
 	case <-ctx.Done():
 		return nil, fmt.Errorf("resolve %s: %w", host, ctx.Err())
 	}
+}
+
+func (r *Resolver) cached(host string) (outcome, bool) {
+	found, ok := r.cache.Get(host)
+	return found, ok && time.Now().Before(found.expires)
 }
 
 // lookup asks for both families at once.

@@ -302,9 +302,7 @@ func TestResolveCache(t *testing.T) {
 }
 
 // Lookups of one name at one time are one, and a caller that leaves takes no one
-
 // along.
-
 func TestResolveOneFlight(t *testing.T) {
 	testenv.CheckLeaks(t, t.Name())
 	release := make(chan struct{})
