@@ -62,10 +62,12 @@ func TestWriterFollows(t *testing.T) {
 func TestWriterBlocked(t *testing.T) {
 	r, pipe := io.Pipe()
 	w := NewWriter(WriterConfig{Out: pipe, Queue: 4})
-	for range 100 {
+	// Besides the queue, the writer gathers up to flushAt bytes: some 200 records.
+	const emitted = 10_000
+	for range emitted {
 		w.Emit(&flow.Record{})
 	}
-	if lost := w.Lost(); lost < 90 {
+	if lost := w.Lost(); lost < emitted/2 {
 		t.Errorf("%d lost", lost)
 	}
 	ctx, cancel := context.WithTimeout(t.Context(), 20*time.Millisecond)
@@ -75,7 +77,7 @@ func TestWriterBlocked(t *testing.T) {
 	}
 	r.Close()
 	closeWriter(t, w)
-	if lost := w.Lost(); lost != 100 {
+	if lost := w.Lost(); lost != emitted {
 		t.Errorf("%d lost", lost)
 	}
 }
