@@ -39,8 +39,11 @@ func (a *Agent) recordRejection(cgroupID uint64, r flow.Rejection) {
 		told = sb.told
 	}
 	// The hooks count all and tell some: the line stands for those since the last.
-	record.Count = r.Count - told[r.Reason]
-	told[r.Reason] = r.Count
+	// Two CPUs may tell in another order than they counted; a line is never for none.
+	record.Count = 1
+	if before := told[r.Reason]; r.Count > before {
+		record.Count, told[r.Reason] = r.Count-before, r.Count
+	}
 	a.cfg.Sink.Emit(record)
 }
 
