@@ -194,7 +194,7 @@ func TestSummary(t *testing.T) {
 	const want = `VERDICT  COUNT  PROGRAM          TARGET            REASON
 deny        40  -                -                 udp
 deny         1  /bin/\x1b[31msh  [2001:db8::1]:80  no_endpoint
-  hint: add\nit
+  hint: add�it
 allow        3  /usr/bin/curl    example.com:443   allowed
 `
 	if diff := cmp.Diff(want, b.String()); diff != "" {

@@ -88,7 +88,7 @@ func (s *Summary) Render(out io.Writer) error {
 	for i, row := range rows {
 		fmt.Fprintf(&b, "%-*s  %*s  %-*s  %-*s  %s\n", width[0], row[0], width[1], row[1], width[2], row[2], width[3], row[3], row[4])
 		if i > 0 && groups[i-1].hint != "" {
-			fmt.Fprintf(&b, "  hint: %s\n", Quote(groups[i-1].hint))
+			fmt.Fprintf(&b, "  hint: %s\n", prose(groups[i-1].hint))
 		}
 	}
 	if overflow > 0 {
@@ -162,4 +162,15 @@ func cell(raw string) string {
 		return "…" + Quote(raw)
 	}
 	return Quote(raw)
+}
+
+// prose makes a sentence of ours safe to print. What a sandbox chose is quoted in
+// it already, so that quoting the whole again would only make it hard to read.
+func prose(text string) string {
+	return strings.Map(func(r rune) rune {
+		if strconv.IsPrint(r) {
+			return r
+		}
+		return utf8.RuneError
+	}, text)
 }
