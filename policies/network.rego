@@ -2,18 +2,23 @@
 #
 # input says who and where to:
 #
-#   exec     path, taints, ancestors[] {path, taints} (nearest first), uid
+#   exec     path, taints, links, sha256, ancestors[] (the same of each, nearest first), uid
 #   network  host, port, address (only where the host is an IP literal)
+#
+# links are the symbolic links that a policy names and that lead to the image: {path, taints}.
+# links and sha256 are there only where there is something to say.
 #
 # data.ringfence.index is the policy, compiled by internal/policy so that a
 # decision looks things up and never walks the whole of it:
 #
-#   endpoints  list, the most specific first: policy, field, inspect, allowed_ips
+#   endpoints  list, the most specific first: policy, key, field, tier, inspect, allowed_ips;
+#              what request.rego judges by stands there as well
 #   hosts      exact host -> entry
 #   wildcards  literal suffix -> anchored regular expression -> entry
 #   depths     how many labels those suffixes have
 #   networks   bucket (see buckets) -> CIDR -> entry, for endpoints without a host
-#   policies   key -> {binaries: {path: true}, globs: one anchored expression}
+#   programs   key of a policy -> groups of binaries with the same conditions:
+#              {paths: {path: true}, globs: one anchored expression, taints: {name: true}, sha256}
 #
 # An entry is {first: number, ports: {port: [number, ...]}}, where a number is a
 # place in endpoints. Numbers are the order of precedence: the smallest decides.
@@ -25,9 +30,19 @@ host := input.network.host
 
 port := format_int(input.network.port, 10)
 
-# decision is the one document that the agent asks for. Below what is granted
-# stand the denials, from the nearest miss to the farthest.
-default decision := {
+# decision is what the agent asks for: the ruling, unless a module of the
+# operator's objects to what it allows.
+decision := narrowed(ruling)
+
+narrowed(d) := object.union(d, {"verdict": "deny", "reason": "custom_rule", "objections": objections}) if {
+	d.verdict != "deny"
+	count(objections) > 0
+} else := d
+
+objections := sort([sprintf("%v", [message]) | some message in data.ringfence.custom.deny])
+
+# Below what is granted stand the denials, from the nearest miss to the farthest.
+default ruling := {
 	"verdict": "deny",
 	"reason": "no_endpoint",
 	"policy": "",
@@ -37,12 +52,16 @@ default decision := {
 }
 
 # Requests to be inspected cannot be, yet: so nothing passes.
-decision := answer("deny", "inspection_unavailable", granted) if {
+ruling := answer("deny", "inspection_unavailable", granted) if {
 	index.endpoints[granted].inspect
 } else := answer("allow", "allowed", granted) if {
 	granted
+} else := answer("deny", "hash_mismatch", number) if {
+	number := min(mismatched)
+} else := answer("deny", "hash_unavailable", number) if {
+	number := min(unhashed)
 } else := answer("deny", "tainted", number) if {
-	number := min(numbers_for(all_paths))
+	number := min(called)
 } else := answer("deny", "wrong_binary", number) if {
 	number := min(named)
 } else := answer("deny", "port_refused", number) if {
@@ -62,7 +81,7 @@ answer(verdict, reason, number) := {
 	endpoint := index.endpoints[number]
 }
 
-granted := min(numbers_for(clean_paths))
+granted := min(granting)
 
 # Endpoints: those that name the host and the port.
 
@@ -122,35 +141,75 @@ nearest contains entry.first if some entry in wildcard_entries
 
 nearest contains entry.first if some entry in network_entries
 
-# Programs: a policy is meant for an image by its own path or by an ancestor's.
+# Programs: a group of binaries is meant for an image by its own path or by that
+# of an ancestor.
+#
+# A tainted image is not simply the file that its path names. Where the group does
+# not put up with the taint, it matches nothing, not even by its ancestors; and an
+# ancestor that is tainted lends its path to no one.
 
-# A tainted image is not simply the file that its path names, so it matches
-# nothing, not even by its ancestors; a tainted ancestor lends its path to no one.
-clean_paths contains input.exec.path if input.exec.taints == []
-
-clean_paths contains image.path if {
-	input.exec.taints == []
-	some image in input.exec.ancestors
-	image.taints == []
-}
-
-all_paths contains input.exec.path
-
-all_paths contains image.path if some image in input.exec.ancestors
-
-numbers_for(paths) := {number |
+granting contains number if {
 	some number in named
-	runs(index.policies[index.endpoints[number].policy], paths)
+	some group in groups(number)
+	some image in fitting(group)
+	pinned(group, image)
 }
 
-runs(policy, paths) if {
-	some path in paths
-	policy.binaries[path]
+# What is missing is the hash, or it is another file's.
+mismatched contains number if {
+	some number in named
+	some group in groups(number)
+	some image in fitting(group)
+	image.sha256 != group.sha256
 }
 
-runs(policy, paths) if {
-	some path in paths
-	regex.match(policy.globs, path)
+unhashed contains number if {
+	some number in named
+	some group in groups(number)
+	some image in fitting(group)
+	not pinned(group, image)
+}
+
+# A path of it would match, whatever is against the rest.
+called contains number if {
+	some number in named
+	some group in groups(number)
+	some image in images
+	calls(group, image)
+}
+
+groups(number) := index.programs[index.endpoints[number].key]
+
+images := array.concat([input.exec], input.exec.ancestors)
+
+fitting(group) := [image |
+	tolerates(group, input.exec)
+	some image in images
+	names(group, image)
+	tolerates(group, image)
+]
+
+tolerates(group, image) if every taint in image.taints { group.taints[taint] }
+
+pinned(group, image) if group.sha256 == image.sha256
+
+pinned(group, _) if not group.sha256
+
+names(group, image) if group.paths[image.path]
+
+names(group, image) if regex.match(group.globs, image.path)
+
+names(group, image) if {
+	some link in image.links
+	group.paths[link.path]
+	tolerates(group, link)
+}
+
+calls(group, image) if names(group, image)
+
+calls(group, image) if {
+	some link in image.links
+	group.paths[link.path]
 }
 
 # declared is true where any endpoint names the host, whatever the port and the

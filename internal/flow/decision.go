@@ -42,6 +42,7 @@ const (
 	EngineSNI          Engine = "sni"    // the name in a TLS ClientHello
 	EngineKernel       Engine = "kernel" // a hook
 	EngineRelay        Engine = "relay"  // limits of the relay, and the way upstream
+	EnginePolicy       Engine = "policy" // the reload of a policy
 )
 
 // Reason says why, in a word that tools can match. All reasons stand here.
@@ -55,8 +56,24 @@ const (
 	ReasonWrongPort             Reason = "wrong_port"   // the host is named, with other ports
 	ReasonWrongBinary           Reason = "wrong_binary" // host and port are named, for other programs
 	ReasonTaintedBinary         Reason = "tainted"      // it would match, but for its taints
+	ReasonHashMismatch          Reason = "hash_mismatch"    // it would match, but its file has another hash
+	ReasonHashUnavailable       Reason = "hash_unavailable" // it would match, but its file's hash is not known
+	ReasonCustomRule            Reason = "custom_rule"      // a module of the operator's denies it
 	ReasonInspectionUnavailable Reason = "inspection_unavailable"
 	ReasonPolicyError           Reason = "policy_error" // the engine failed
+)
+
+// Reasons of single requests.
+const (
+	ReasonNoRule       Reason = "no_rule"       // no rule allows it
+	ReasonDenyRule     Reason = "deny_rule"     // a rule refuses it
+	ReasonEncodedSlash Reason = "encoded_slash" // its path has two readings
+)
+
+// Reasons of a policy's reload.
+const (
+	ReasonPolicyLoaded  Reason = "policy_loaded"  // there is a new generation
+	ReasonPolicyRefused Reason = "policy_refused" // the old generation stays
 )
 
 // Reasons of identity.
@@ -109,7 +126,9 @@ const (
 type Decision struct {
 	Verdict    Verdict
 	Engine     Engine
-	Policy     string // key of the policy that matched, or came nearest
+	Policy     string // name of the policy that matched, or came nearest
+	Endpoint   string // its endpoint, as a field of the file
+	Rule       string // of a request: what in the endpoint allowed or refused it
 	Reason     Reason
 	Generation uint64
 	// Inspect is true where the endpoint asks for its requests to be decided.

@@ -57,9 +57,29 @@ const (
 	// TaintFiltered: it started under a seccomp filter that the sandbox added, which
 	// may answer for the kernel: its sockets are then not what it takes them for.
 	TaintFiltered
+	// TaintWritable: the sandbox's user can change what stands under the name. No
+	// hook reports it: it is found out where a policy names a symbolic link.
+	TaintWritable
 )
 
-var taintNames = []string{"foreign_root", "deleted", "memfd", "no_path", "filtered"}
+// LiftableTaints are those that a policy may put up with. The others make the
+// path itself anybody's, so that nothing could be matched by it.
+const LiftableTaints = TaintDeleted | TaintMemfd | TaintFiltered | TaintWritable
+
+var taintNames = []string{"foreign_root", "deleted", "memfd", "no_path", "filtered", "writable"}
+
+// ParseTaint returns the taint of a name.
+func ParseTaint(name string) (t Taint, ok bool) {
+	for i, known := range taintNames {
+		if name == known {
+			return 1 << i, true
+		}
+	}
+	return 0, false
+}
+
+// Liftable reports whether a policy may put up with every taint that is set.
+func (t Taint) Liftable() bool { return t&^LiftableTaints == 0 }
 
 // Has reports whether every bit of want is set.
 func (t Taint) Has(want Taint) bool { return t&want == want }
@@ -85,6 +105,8 @@ type Image struct {
 	Path   string // relative to the sandbox's root; raw bytes, may be no UTF-8
 	File   FileID
 	Taints Taint
+	// SHA256 of the file, in lower-case hexadecimal digits; empty where it is not known.
+	SHA256 string
 }
 
 // Exec is one exec as the kernel recorded it. Its ancestors are named only: each
@@ -113,6 +135,7 @@ type identityContent struct {
 	path      string
 	file      FileID
 	taints    Taint
+	sha256    string
 	uid       uint32
 	ancestors string
 }
@@ -122,7 +145,7 @@ func NewIdentity(image Image, uid, gid uint32, ancestors []Image) *Identity {
 	var chain strings.Builder
 	for _, a := range ancestors {
 		// A path holds no NUL, so the joined form has one reading only.
-		fmt.Fprintf(&chain, "%s\x00%v\x00%d\x00", a.Path, a.File, a.Taints)
+		fmt.Fprintf(&chain, "%s\x00%v\x00%d\x00%s\x00", a.Path, a.File, a.Taints, a.SHA256)
 	}
 	return &Identity{
 		Image:     image,
@@ -130,7 +153,8 @@ func NewIdentity(image Image, uid, gid uint32, ancestors []Image) *Identity {
 		GID:       gid,
 		Ancestors: ancestors,
 		Key: unique.Make(identityContent{
-			path: image.Path, file: image.File, taints: image.Taints, uid: uid, ancestors: chain.String(),
+			path: image.Path, file: image.File, taints: image.Taints, sha256: image.SHA256,
+			uid: uid, ancestors: chain.String(),
 		}),
 	}
 }

@@ -13,9 +13,10 @@ const (
 	ModeForward          // an absolute-form request to the explicit proxy
 	ModeDNS              // a question to the sandbox's DNS server
 	ModeKernel           // refused by a hook; the agent never saw a connection
+	ModePolicy           // no connection at all: a policy was loaded anew
 )
 
-var modeNames = [...]string{"unknown", "transparent", "connect", "forward", "dns", "kernel"}
+var modeNames = [...]string{"unknown", "transparent", "connect", "forward", "dns", "kernel", "policy"}
 
 // String returns the mode's name in records.
 func (m Mode) String() string {

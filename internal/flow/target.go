@@ -17,6 +17,14 @@ type Target struct {
 	Addr netip.Addr
 }
 
+// Request is what a policy judges of one HTTP request. Its path is canonical, with
+// a leading slash and without the query.
+type Request struct {
+	Method string
+	Path   string
+	Query  map[string][]string // decoded
+}
+
 // String returns host:port, with brackets around an IPv6 address.
 func (t Target) String() string {
 	if t.Addr.IsValid() {

@@ -1,8 +1,10 @@
 package policy
 
 import (
+	"cmp"
 	"net/netip"
 	"slices"
+	"strings"
 
 	"go.yaml.in/yaml/v3"
 
@@ -15,46 +17,76 @@ const (
 	wideIPv6 = 48
 )
 
-// allowedIPs reads the special-purpose networks that an endpoint may lead to.
-func (r *reader) allowedIPs(n *yaml.Node, field string) []netip.Prefix {
-	var prefixes []netip.Prefix
-	r.list(n, field, maxAllowed, "remove the field, or name addresses", func(item *yaml.Node, f string) {
-		if p, ok := r.prefix(item, f); ok {
-			prefixes = append(prefixes, p)
-		}
-	})
-	slices.SortFunc(prefixes, comparePrefixes)
-	return slices.Compact(prefixes)
+// Prefix is a network in CIDR notation, or one address.
+type Prefix struct{ netip.Prefix }
+
+// MarshalText writes one address without its length.
+func (p Prefix) MarshalText() ([]byte, error) {
+	if p.IsSingleIP() {
+		return []byte(p.Addr().String()), nil
+	}
+	return p.Prefix.MarshalText()
 }
 
-// prefix reads one CIDR or address.
-func (r *reader) prefix(n *yaml.Node, field string) (netip.Prefix, bool) {
+// read takes one CIDR or address that an endpoint may lead to.
+func (p *Prefix) read(r *reader, n *yaml.Node, field string) {
 	text, ok := r.text(n, field, maxName)
 	if !ok {
-		return netip.Prefix{}, false
+		return
 	}
-	p, err := netip.ParsePrefix(text)
+	parsed, err := netip.ParsePrefix(text)
 	if err != nil {
 		addr, err := netip.ParseAddr(text)
 		if err != nil || addr.Zone() != "" {
 			r.fail(n, field, "%q is neither an address nor a CIDR", text)
-			return netip.Prefix{}, false
+			return
 		}
-		p = netip.PrefixFrom(addr, addr.BitLen())
+		parsed = netip.PrefixFrom(addr, addr.BitLen())
 	}
-	refused := flow.RefusedOverlap(p)
+	refused := flow.RefusedOverlap(parsed)
 	switch {
-	case p.Addr().Is4In6():
+	case parsed.Addr().Is4In6():
 		r.fail(n, field, "%s has two readings; write the IPv4 form", text)
-	case p != p.Masked():
-		r.fail(n, field, "%s has bits behind its prefix; write %s", text, p.Masked())
+	case parsed != parsed.Masked():
+		r.fail(n, field, "%s has bits behind its prefix; write %s", text, parsed.Masked())
 	case refused.IsValid():
 		r.fail(n, field, "%s overlaps %s, which is always refused", text, refused)
-	case p.Addr().Is4() && p.Bits() < wideIPv4, p.Addr().Is6() && p.Bits() < wideIPv6:
+	case parsed.Addr().Is4() && parsed.Bits() < wideIPv4, parsed.Addr().Is6() && parsed.Bits() < wideIPv6:
 		r.warn(n, field, "%s is very wide", text)
-		return p, true
+		p.Prefix = parsed
 	default:
-		return p, true
+		p.Prefix = parsed
 	}
-	return netip.Prefix{}, false
+}
+
+// sortPrefixes puts a list into the one order in which it is compared.
+func sortPrefixes(prefixes []Prefix) []Prefix {
+	slices.SortFunc(prefixes, func(a, b Prefix) int {
+		return cmp.Or(a.Addr().Compare(b.Addr()), cmp.Compare(a.Bits(), b.Bits()))
+	})
+	return slices.Compact(prefixes)
+}
+
+func joinPrefixes(prefixes []Prefix) string {
+	texts := make([]string, len(prefixes))
+	for i, p := range prefixes {
+		texts[i] = p.String()
+	}
+	return strings.Join(texts, " ")
+}
+
+// Port is a TCP port; zero is none.
+type Port uint16
+
+// read takes a port. Only plain decimal has one reading.
+func (p *Port) read(r *reader, n *yaml.Node, field string) {
+	if n.Kind != yaml.ScalarNode || n.ShortTag() != "!!int" {
+		r.fail(n, field, "must be a number (1-65535), not %s", describe(n))
+		return
+	}
+	port, err := flow.ParsePort(n.Value)
+	if err != nil {
+		r.fail(n, field, "%q is not a port (1-65535)", n.Value)
+	}
+	*p = Port(port)
 }

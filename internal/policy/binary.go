@@ -2,39 +2,26 @@ package policy
 
 import (
 	"path"
-	"regexp"
 	"strings"
 
 	"go.yaml.in/yaml/v3"
+
+	"github.com/ringfence/ringfence/internal/flow"
 )
 
-// binary is one program that a network policy is for: an exact path, or a glob
-// where it holds a star (* within a segment, ** across).
-type binary string
+// BinaryPath is the path of a program image: exact, or a glob where it holds a
+// star.
+type BinaryPath string
 
-func (b binary) glob() bool { return strings.Contains(string(b), "*") }
+// IsGlob reports whether the path may stand for several files.
+func (p BinaryPath) IsGlob() bool { return strings.Contains(string(p), "*") }
 
-// binary reads one item of binaries.
-func (r *reader) binary(n *yaml.Node, field string) binary {
-	var b binary
-	seen := r.mapping(n, field, fields{
-		"path":    func(v *yaml.Node, f string) { b = r.binaryPath(v, f) },
-		"harness": r.boolean, // of the schema; it never meant anything
-	})
-	if n.Kind == yaml.MappingNode && seen["path"] == nil {
-		r.fail(n, field, "has no path")
-	}
-	return b
-}
-
-// binaryPath reads a path as the kernel writes those of program images, so one
-// that is not absolute and clean is refused: it would never match.
-func (r *reader) binaryPath(n *yaml.Node, field string) binary {
+// read takes a path as the kernel writes those of program images, so one that is
+// not absolute and clean is refused: it would never match.
+func (p *BinaryPath) read(r *reader, n *yaml.Node, field string) {
 	text, ok := r.text(n, field, maxPath)
-	if !ok {
-		return ""
-	}
 	switch {
+	case !ok:
 	case !strings.HasPrefix(text, "/"):
 		r.fail(n, field, "%q never matches: a path starts with /", text)
 	case text == "/" || path.Clean(text) != text:
@@ -42,38 +29,42 @@ func (r *reader) binaryPath(n *yaml.Node, field string) binary {
 	case strings.Contains(text, "***"):
 		r.fail(n, field, "%q has more than two stars in a row", text)
 	default:
-		return binary(text)
+		*p = BinaryPath(text)
 	}
-	return ""
 }
 
-// expression returns the regular expression, without anchors, that matches what
-// the glob matches: * is any run of bytes without a slash, **/ any number of
-// directories, ** else anything. It and the map of exact paths are the only
-// matcher of paths.
-func (b binary) expression() string {
-	glob := string(b)
-	for strings.Contains(glob, "/**/**") { // any number of directories, twice
-		glob = strings.ReplaceAll(glob, "/**/**", "/**")
+// Digest is a SHA-256 in lower-case hexadecimal digits.
+type Digest string
+
+func (d *Digest) read(r *reader, n *yaml.Node, field string) {
+	// Digits alone are a number to YAML, and as good a digest.
+	text := strings.ToLower(n.Value)
+	if n.Kind != yaml.ScalarNode || len(text) != 64 || strings.Trim(text, "0123456789abcdef") != "" {
+		r.fail(n, field, "is not a SHA-256: write 64 hexadecimal digits, as sha256sum prints them")
+		return
 	}
-	return globs.Replace(regexp.QuoteMeta(glob))
+	*d = Digest(text)
+	r.warn(n, field, "programs are not hashed by this version: this one never matches")
 }
 
-var globs = strings.NewReplacer(`/\*\*/`, `/(?:.*/)?`, `\*\*`, `.*`, `\*`, `[^/]*`)
+// TaintName is a taint that a binary may put up with.
+type TaintName string
 
-// joinGlobs returns one anchored expression for all globs of a policy, so that a
-// path is matched once; empty without any.
-func joinGlobs(binaries []binary) string {
-	var expressions []string
-	for _, b := range binaries {
-		if b.glob() {
-			expressions = append(expressions, b.expression())
-		}
+func (t *TaintName) read(r *reader, n *yaml.Node, field string) {
+	text, ok := r.text(n, field, maxName)
+	if !ok {
+		return
 	}
-	if expressions == nil {
-		return ""
+	taint, known := flow.ParseTaint(text)
+	switch {
+	case !known:
+		r.fail(n, field, "%q is no taint; there are %s%s", text, strings.Join(liftable(), ", "), meant(text, liftable()))
+	case !taint.Liftable():
+		r.fail(n, field, "%s is never put up with: the program's path could be anybody's", text)
+	default:
+		*t = TaintName(text)
 	}
-	// s: a path may hold a newline. The image's path is bytes; an invalid byte is
-	// one character to RE2, which is what a star should take.
-	return `(?s)^(?:` + strings.Join(expressions, "|") + `)$`
 }
+
+// liftable returns the names of the taints that a binary may put up with.
+func liftable() []string { return flow.LiftableTaints.Names() }

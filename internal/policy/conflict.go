@@ -9,19 +9,20 @@ import (
 
 // opened is an endpoint together with the network policy it stands in.
 type opened struct {
-	*endpoint
-	network *network
+	*Endpoint
+	network  *Network
+	settings settings
 }
 
 // conflicts returns the pairs of endpoints of which either could decide one
 // connection, that are equally specific and do not agree on how. One problem is
 // named for each endpoint.
-func conflicts(networks []network) []Problem {
+func conflicts(networks []Network) []Problem {
 	groups := map[string][]opened{}
 	for i := range networks {
-		for j := range networks[i].endpoints {
-			if e := &networks[i].endpoints[j]; e.host.text != "" {
-				groups[e.host.group()] = append(groups[e.host.group()], opened{e, &networks[i]})
+		for j := range networks[i].Endpoints {
+			if e := &networks[i].Endpoints[j]; e.Host.text != "" {
+				groups[e.Host.group()] = append(groups[e.Host.group()], opened{e, &networks[i], e.settings()})
 			}
 		}
 	}
@@ -48,7 +49,7 @@ func conflicts(networks []network) []Problem {
 }
 
 // group returns a key that overlapping, equally specific patterns have in common.
-func (h hostPattern) group() string {
+func (h Host) group() string {
 	if !h.wildcard() {
 		return h.text
 	}
@@ -66,14 +67,14 @@ func disagreement(a, b opened) string {
 	field := a.settings.differs(b.settings)
 	switch {
 	case field == "",
-		a.host.class() != b.host.class() || a.host.literals() != b.host.literals(),
-		!slices.ContainsFunc(a.ports, func(port uint16) bool { return slices.Contains(b.ports, port) }),
-		!mayOverlap(a.host.text, b.host.text):
+		a.Host.class() != b.Host.class() || a.Host.literals() != b.Host.literals(),
+		!slices.ContainsFunc(a.Ports, func(port Port) bool { return slices.Contains(b.Ports, port) }),
+		!mayOverlap(a.Host.text, b.Host.text):
 		return ""
 	}
-	for _, one := range a.network.binaries {
-		for _, other := range b.network.binaries {
-			if mayOverlap(string(one), string(other)) {
+	for _, one := range a.network.Binaries {
+		for _, other := range b.network.Binaries {
+			if mayOverlap(string(one.Path), string(other.Path)) {
 				return field
 			}
 		}
@@ -124,10 +125,10 @@ func ends(pattern string) (head, tail string) {
 const maxCrowd = 64
 
 // crowds returns a problem for each index bucket with too many patterns.
-func crowds(networks []network) []Problem {
+func crowds(networks []Network) []Problem {
 	var problems []Problem
 	seen := map[string]map[string]bool{}
-	add := func(e *endpoint, bucket, pattern string) {
+	add := func(e *Endpoint, bucket, pattern string) {
 		if seen[bucket] == nil {
 			seen[bucket] = map[string]bool{}
 		}
@@ -141,15 +142,15 @@ func crowds(networks []network) []Problem {
 		}
 	}
 	for _, n := range networks {
-		for i := range n.endpoints {
-			e := &n.endpoints[i]
+		for i := range n.Endpoints {
+			e := &n.Endpoints[i]
 			switch {
-			case e.host.wildcard():
-				suffix, _ := e.host.suffix()
-				add(e, "the domain "+suffix, e.host.text)
-			case e.host.text == "":
-				for _, p := range e.allowedIPs {
-					add(e, "the network "+bucketOf(p)+"*", p.String())
+			case e.Host.wildcard():
+				suffix, _ := e.Host.suffix()
+				add(e, "the domain "+suffix, e.Host.text)
+			case e.Host.text == "":
+				for _, p := range e.AllowedIPs {
+					add(e, "the network "+bucketOf(p.Prefix)+"*", p.String())
 				}
 			}
 		}

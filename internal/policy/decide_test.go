@@ -215,7 +215,7 @@ func TestReplace(t *testing.T) {
 	e := engine(t, Config{}, decidePolicy)
 	id, to := program("/usr/bin/curl"), target(t, "example.com:443")
 	before := e.Decide(id, to)
-	if err := e.Replace(t.Context(), load(t, "network_policies: {}")); err != nil {
+	if err := e.Replace(t.Context(), load(t, "network_policies: {}"), nil); err != nil {
 		t.Fatal(err)
 	}
 	after := e.Decide(id, to)
@@ -232,7 +232,7 @@ func TestReplace(t *testing.T) {
 
 func TestReplaceKeepsTheOldGenerationOnError(t *testing.T) {
 	e := engine(t, Config{}, decidePolicy)
-	if err := e.Replace(t.Context(), nil); err == nil {
+	if err := e.Replace(t.Context(), nil, nil); err == nil {
 		t.Fatal("no error")
 	}
 	if d := e.Decide(program("/usr/bin/curl"), target(t, "example.com:443")); d.Verdict != flow.Allow || d.Generation != 1 {
@@ -287,41 +287,100 @@ func TestCachedDecisionDoesNotAllocate(t *testing.T) {
 	}
 }
 
-func TestWithLinks(t *testing.T) {
-	p := load(t, `
+func TestLinks(t *testing.T) {
+	const text = `
 network_policies:
   p:
-    binaries: [{path: /usr/bin/python3}, {path: "/opt/*"}, {path: /usr/bin/gone}]
     endpoints: [{host: example.com, port: 443}]
-`)
-	linked := p.WithLinks(func(path string) string {
-		switch path {
-		case "/usr/bin/python3":
-			return "/usr/bin/python3.11"
-		case "/usr/bin/gone":
-			return ""
-		}
-		t.Errorf("follows %s", path)
-		return ""
-	})
+    binaries: [{path: /usr/bin/python3}, {path: /venv/bin/python}, {path: "/opt/*"}]
+  tolerant:
+    endpoints: [{host: tolerant.example.com, port: 443}]
+    binaries: [{path: /venv/bin/python, allow_taints: [writable]}]
+`
+	e := engine(t, Config{}, text)
+	links := []Link{
+		{Path: "/usr/bin/python3", Target: "/usr/bin/python3.11"},
+		{Path: "/venv/bin/python", Target: "/usr/bin/python3.12", Writable: true},
+	}
+	if err := e.Replace(t.Context(), e.Policy(), links); err != nil {
+		t.Fatal(err)
+	}
 	for _, test := range []struct {
-		policy *Policy
-		path   string
-		want   flow.Verdict
+		id   *flow.Identity
+		host string
+		want flow.Reason
 	}{
-		{p, "/usr/bin/python3", flow.Allow},
-		{p, "/usr/bin/python3.11", flow.Deny},
-		{linked, "/usr/bin/python3", flow.Allow},
-		{linked, "/usr/bin/python3.11", flow.Allow},
-		{linked, "/opt/tool", flow.Allow},
-		{linked, "", flow.Deny},
+		{program("/usr/bin/python3"), "example.com", flow.ReasonAllowed},
+		{program("/usr/bin/python3.11"), "example.com", flow.ReasonAllowed},
+		{program("/bin/sh", "/usr/bin/python3.11"), "example.com", flow.ReasonAllowed},
+		{program("/usr/bin/python3.12"), "example.com", flow.ReasonTaintedBinary},
+		{program("/usr/bin/python3.12"), "tolerant.example.com", flow.ReasonAllowed},
+		{program("/usr/bin/python3.11"), "tolerant.example.com", flow.ReasonWrongBinary},
+		{program("/usr/bin/python3.13"), "example.com", flow.ReasonWrongBinary},
+		{program("/opt/tool"), "example.com", flow.ReasonAllowed},
 	} {
-		e, err := NewEngine(t.Context(), test.policy, Config{})
-		if err != nil {
-			t.Fatal(err)
+		d := e.Decide(test.id, flow.Target{Host: test.host, Port: 443})
+		if d.Reason != test.want || d.Generation != 2 {
+			t.Errorf("%s to %s: %s, generation %d", test.id.Path, test.host, d.Reason, d.Generation)
 		}
-		if d := e.Decide(program(test.path), target(t, "example.com:443")); d.Verdict != test.want {
-			t.Errorf("%q: %+v", test.path, d)
+	}
+}
+
+// Taints are put up with by the binary that names the image; foreign_root never.
+func TestAllowTaints(t *testing.T) {
+	e := engine(t, Config{}, `
+network_policies:
+  p:
+    endpoints: [{host: example.com, port: 443}]
+    binaries:
+      - {path: /usr/bin/tool, allow_taints: [deleted, writable]}
+      - {path: /usr/bin/agent, allow_taints: [memfd]}
+      - {path: /usr/bin/plain}
+`)
+	image := func(path string, taints flow.Taint) flow.Image { return flow.Image{Path: path, Taints: taints} }
+	id := func(images ...flow.Image) *flow.Identity { return flow.NewIdentity(images[0], 1000, 1000, images[1:]) }
+	for name, test := range map[string]struct {
+		id   *flow.Identity
+		want flow.Reason
+	}{
+		"put up with":                   {id(image("/usr/bin/tool", flow.TaintDeleted)), flow.ReasonAllowed},
+		"two put up with":               {id(image("/usr/bin/tool", flow.TaintDeleted|flow.TaintWritable)), flow.ReasonAllowed},
+		"one of two":                    {id(image("/usr/bin/tool", flow.TaintDeleted|flow.TaintMemfd)), flow.ReasonTaintedBinary},
+		"foreign root":                  {id(image("/usr/bin/tool", flow.TaintForeignRoot)), flow.ReasonTaintedBinary},
+		"another binary's":              {id(image("/usr/bin/plain", flow.TaintDeleted)), flow.ReasonTaintedBinary},
+		"of a child":                    {id(image("/memfd", flow.TaintMemfd), image("/usr/bin/agent", 0)), flow.ReasonAllowed},
+		"of a child, not put up with":   {id(image("/x", flow.TaintDeleted), image("/usr/bin/agent", 0)), flow.ReasonTaintedBinary},
+		"of the ancestor":               {id(image("/x", 0), image("/usr/bin/agent", flow.TaintMemfd)), flow.ReasonAllowed},
+		"of the ancestor, another":      {id(image("/x", 0), image("/usr/bin/agent", flow.TaintDeleted)), flow.ReasonTaintedBinary},
+		"of an ancestor that lends not": {id(image("/usr/bin/plain", 0), image("/y", flow.TaintDeleted)), flow.ReasonAllowed},
+	} {
+		if d := e.Decide(test.id, target(t, "example.com:443")); d.Reason != test.want {
+			t.Errorf("%s: %s", name, d.Reason)
+		}
+	}
+}
+
+func TestSHA256(t *testing.T) {
+	hash, other := strings.Repeat("ab", 32), strings.Repeat("cd", 32)
+	e := engine(t, Config{}, `
+network_policies:
+  p:
+    endpoints: [{host: example.com, port: 443}]
+    binaries: [{path: /usr/bin/tool, sha256: `+strings.ToUpper(hash)+`}]
+`)
+	for _, test := range []struct {
+		image flow.Image
+		want  flow.Reason
+	}{
+		{flow.Image{Path: "/usr/bin/tool", SHA256: hash}, flow.ReasonAllowed},
+		{flow.Image{Path: "/usr/bin/tool", SHA256: other}, flow.ReasonHashMismatch},
+		{flow.Image{Path: "/usr/bin/tool"}, flow.ReasonHashUnavailable},
+		{flow.Image{Path: "/usr/bin/tool", SHA256: hash, Taints: flow.TaintMemfd}, flow.ReasonTaintedBinary},
+		{flow.Image{Path: "/usr/bin/other", SHA256: hash}, flow.ReasonWrongBinary},
+	} {
+		d := e.Decide(flow.NewIdentity(test.image, 1000, 1000, nil), target(t, "example.com:443"))
+		if d.Reason != test.want || (d.Verdict == flow.Allow) != (d.Hint == "") {
+			t.Errorf("%+v: %s, hint %q", test.image, d.Reason, d.Hint)
 		}
 	}
 }
@@ -346,7 +405,7 @@ func TestConcurrentReplace(t *testing.T) {
 	}
 	for range 5 {
 		for _, p := range []*Policy{shut, open} {
-			if err := e.Replace(t.Context(), p); err != nil {
+			if err := e.Replace(t.Context(), p, nil); err != nil {
 				t.Error(err)
 			}
 		}

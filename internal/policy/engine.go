@@ -7,10 +7,7 @@ import (
 	"sync"
 	"sync/atomic"
 
-	"github.com/open-policy-agent/opa/v1/ast"
-
 	"github.com/ringfence/ringfence/internal/flow"
-	"github.com/ringfence/ringfence/policies"
 )
 
 // Config is what an Engine needs besides a policy.
@@ -26,11 +23,11 @@ type Config struct {
 // otherwise. One takes about 500 bytes, most of which decisions share.
 const DefaultCacheSize = 16_384
 
-// Engine decides connections. Its methods may be called at the same time.
+// Engine decides the connections and requests of one sandbox. Its methods may be
+// called at the same time.
 type Engine struct {
-	config   Config
-	compiler *ast.Compiler // of the Rego, which no policy changes
-	current  atomic.Pointer[generation]
+	config  Config
+	current atomic.Pointer[generation]
 
 	mu sync.Mutex // one Replace at a time, so that numbers grow in order
 }
@@ -40,31 +37,39 @@ func NewEngine(ctx context.Context, p *Policy, config Config) (*Engine, error) {
 	if config.CacheSize <= 0 {
 		config.CacheSize = DefaultCacheSize
 	}
-	compiler, err := ast.CompileModules(map[string]string{"network.rego": policies.Network})
-	if err != nil {
-		return nil, fmt.Errorf("compile rego: %w", err)
-	}
-	e := &Engine{config: config, compiler: compiler}
-	if err := e.Replace(ctx, p); err != nil {
+	e := &Engine{config: config}
+	if err := e.Replace(ctx, p, nil); err != nil {
 		return nil, err
 	}
 	return e, nil
 }
 
-// Replace makes the policy the next generation, at once for all decisions that
-// start afterwards. On an error the present generation stays.
-func (e *Engine) Replace(ctx context.Context, p *Policy) error {
+// Replace makes the policy and the links in it the next generation, at once for
+// all decisions that start afterwards. On an error the present generation stays.
+// The same policy with other links is not compiled again.
+func (e *Engine) Replace(ctx context.Context, p *Policy, links []Link) error {
 	if p == nil {
 		return errors.New("prepare policy: there is none")
 	}
 	e.mu.Lock()
 	defer e.mu.Unlock()
-	next, err := newGeneration(ctx, e.compiler, p, e.Generation()+1, e.config)
+	c, err := e.compiled(ctx, p)
+	if err != nil {
+		return fmt.Errorf("prepare policy: %w", err)
+	}
+	next, err := newGeneration(c, links, e.Generation()+1, e.config)
 	if err != nil {
 		return fmt.Errorf("prepare policy: %w", err)
 	}
 	e.current.Store(next)
 	return nil
+}
+
+func (e *Engine) compiled(ctx context.Context, p *Policy) (*compiled, error) {
+	if g := e.current.Load(); g != nil && g.policy == p {
+		return g.compiled, nil
+	}
+	return newCompiled(ctx, p)
 }
 
 // Generation returns the number of the present generation, from 1.
@@ -75,17 +80,39 @@ func (e *Engine) Generation() uint64 {
 	return 0
 }
 
+// Policy returns the policy of the present generation.
+func (e *Engine) Policy() *Policy { return e.current.Load().policy }
+
 // Decide returns the decision for a program and a target, never nil. It has no
 // side effects but the cache; a failure of the engine is a denial.
 func (e *Engine) Decide(id *flow.Identity, target flow.Target) *flow.Decision {
 	g := e.current.Load()
+	if d := e.exempt(g, id, target); d != nil {
+		return d
+	}
+	return g.decide(id, target)
+}
+
+// DecideRequest returns the decision for one request on a connection, never nil.
+// Where the target's endpoint is not inspected it is that of the connection. It
+// is not remembered: requests seldom repeat.
+func (e *Engine) DecideRequest(id *flow.Identity, target flow.Target, request flow.Request) *flow.Decision {
+	g := e.current.Load()
+	if d := e.exempt(g, id, target); d != nil {
+		return d
+	}
+	return g.evaluateRequest(id, target, request)
+}
+
+// exempt returns the answer where the policy is not asked; else nil.
+func (e *Engine) exempt(g *generation, id *flow.Identity, target flow.Target) *flow.Decision {
 	switch {
 	case id == nil:
 		return g.noIdentity
 	case target == e.config.ControlPlane && target != flow.Target{}:
 		return g.controlPlane
 	}
-	return g.decide(id, target)
+	return nil
 }
 
 // Declares reports whether any endpoint of the policy names the host, or it is

@@ -1,17 +1,12 @@
 package policy
 
 import (
-	"context"
 	"fmt"
 	"strconv"
 
 	lru "github.com/hashicorp/golang-lru/v2"
 	"github.com/open-policy-agent/opa/v1/ast"
-	"github.com/open-policy-agent/opa/v1/metrics"
 	"github.com/open-policy-agent/opa/v1/rego"
-	"github.com/open-policy-agent/opa/v1/storage/inmem"
-	"github.com/open-policy-agent/opa/v1/topdown"
-	"github.com/open-policy-agent/opa/v1/topdown/cache"
 
 	"github.com/ringfence/ringfence/internal/flow"
 )
@@ -19,14 +14,13 @@ import (
 // maxNames is how many answers about DNS names a generation remembers.
 const maxNames = 4096
 
-// generation is one policy, prepared. It never changes; its caches go with it,
-// so that no decision outlives its policy.
+// generation is one policy, and where its links lead in one sandbox, under a
+// number. It never changes; its caches go with it, so that no decision outlives
+// its policy.
 type generation struct {
+	*compiled
 	number    uint64
-	decision  rego.PreparedEvalQuery
-	declared  rego.PreparedEvalQuery
-	regexes   cache.InterQueryValueCache // every expression of the policy, compiled at first use
-	never     topdown.Cancel             // a cancellation that does not come
+	links     linkTable
 	decisions *decisionCache
 	names     *lru.Cache[string, bool]
 
@@ -34,21 +28,11 @@ type generation struct {
 	noIdentity, controlPlane *flow.Decision
 }
 
-func newGeneration(ctx context.Context, compiler *ast.Compiler, p *Policy, number uint64, config Config) (*generation, error) {
-	x := newIndex(p)
-	store := inmem.NewFromObjectWithOpts(x.data(), inmem.OptReturnASTValuesOnRead(true))
-	prepare := func(query string) (rego.PreparedEvalQuery, error) {
-		return rego.New(
-			rego.Compiler(compiler),
-			rego.Store(store),
-			rego.Query(query),
-			// An error of a builtin must not pass for "no match".
-			rego.StrictBuiltinErrors(true),
-		).PrepareForEval(ctx)
-	}
+func newGeneration(c *compiled, links []Link, number uint64, config Config) (*generation, error) {
 	g := &generation{
-		number: number,
-		never:  topdown.NewCancel(),
+		compiled: c,
+		number:   number,
+		links:    newLinkTable(links),
 		noIdentity: &flow.Decision{
 			Engine: flow.EngineIdentity, Reason: flow.ReasonNoIdentity, Generation: number,
 			Hint: "the kernel has no exec record of the program; if this lasts, too many programs were started at once",
@@ -58,22 +42,12 @@ func newGeneration(ctx context.Context, compiler *ast.Compiler, p *Policy, numbe
 		},
 	}
 	var err error
-	if g.decision, err = prepare("data.ringfence.network.decision"); err != nil {
-		return nil, fmt.Errorf("query decision: %w", err)
-	}
-	if g.declared, err = prepare("data.ringfence.network.declared"); err != nil {
-		return nil, fmt.Errorf("query declared: %w", err)
-	}
 	if g.decisions, err = newDecisionCache(config.CacheSize); err != nil {
 		return nil, err
 	}
 	if g.names, err = lru.New[string, bool](maxNames); err != nil {
 		return nil, fmt.Errorf("make name cache: %w", err)
 	}
-	room := x.patterns + 1
-	g.regexes = cache.NewInterQueryValueCache(ctx, &cache.Config{
-		InterQueryBuiltinValueCache: cache.InterQueryBuiltinValueCacheConfig{MaxNumEntries: &room},
-	})
 	return g, nil
 }
 
@@ -93,7 +67,25 @@ func (g *generation) decide(id *flow.Identity, target flow.Target) *flow.Decisio
 // evaluate asks OPA. The time is bounded by what goes in: at most
 // flow.MaxAncestors paths of 4096 bytes against the endpoints of one host.
 func (g *generation) evaluate(id *flow.Identity, target flow.Target) *flow.Decision {
-	results, err := g.eval(g.decision, connectionInput(id, target))
+	d := g.ask(g.decision, connectionInput(id, target, g.links))
+	if d.Hint == "" {
+		d.Hint = hint(d, id, target)
+	}
+	return d
+}
+
+// evaluateRequest asks OPA about one request on a connection.
+func (g *generation) evaluateRequest(id *flow.Identity, target flow.Target, request flow.Request) *flow.Decision {
+	d := g.ask(g.request, requestInput(id, target, g.links, request))
+	if d.Hint == "" {
+		d.Hint = requestHint(d, id, target, request)
+	}
+	return d
+}
+
+// ask returns the answer to a query; a failure is a denial.
+func (g *generation) ask(query rego.PreparedEvalQuery, input ast.Value) *flow.Decision {
+	results, err := g.eval(query, input)
 	var d *flow.Decision
 	if err == nil {
 		d, err = readAnswer(results)
@@ -102,20 +94,7 @@ func (g *generation) evaluate(id *flow.Identity, target flow.Target) *flow.Decis
 		d = &flow.Decision{Reason: flow.ReasonPolicyError, Hint: "the policy engine failed: " + strconv.QuoteToASCII(err.Error())}
 	}
 	d.Engine, d.Generation = flow.EngineOPA, g.number
-	if d.Hint == "" {
-		d.Hint = hint(d, id, target)
-	}
 	return d
-}
-
-// eval runs a query to its end. A query that could be cancelled would cost a
-// goroutine each time, and what it measured of itself would be thrown away.
-func (g *generation) eval(query rego.PreparedEvalQuery, input ast.Value) (rego.ResultSet, error) {
-	return query.Eval(context.Background(),
-		rego.EvalParsedInput(input),
-		rego.EvalInterQueryBuiltinValueCache(g.regexes),
-		rego.EvalExternalCancel(g.never),
-		rego.EvalMetrics(metrics.NoOp()))
 }
 
 func (g *generation) declares(name string) bool {

@@ -26,6 +26,10 @@ func hint(d *flow.Decision, id *flow.Identity, target flow.Target) string {
 			d.Policy, target, quotePath(id.Path))
 	case flow.ReasonTaintedBinary:
 		return fmt.Sprintf("policy %s would match, but %s", d.Policy, taintedImage(id))
+	case flow.ReasonHashMismatch:
+		return fmt.Sprintf("policy %s would match, but the file is another than its sha256 says; if it was updated, write the new one", d.Policy)
+	case flow.ReasonHashUnavailable:
+		return fmt.Sprintf("policy %s would match, but for the sha256 it asks for: programs are not hashed by this version; remove it", d.Policy)
 	case flow.ReasonPortRefused:
 		return fmt.Sprintf("port %d governs a cluster and is never opened by addresses alone; add an endpoint with host %q",
 			target.Port, target.Host)
@@ -49,7 +53,39 @@ func taintedImage(id *flow.Identity) string {
 		}
 		return fmt.Sprintf("%s %s is tainted (%s)", who, quotePath(image.Path), strings.Join(image.Taints.Names(), ", "))
 	}
-	return "an image is tainted"
+	return "the policy names the program by a symbolic link that the sandbox can change; " +
+		"add allow_taints: [writable] to the binary if it may, or name the file it leads to"
+}
+
+// requestHint says what to do about a request that was not allowed.
+func requestHint(d *flow.Decision, id *flow.Identity, target flow.Target, request flow.Request) string {
+	switch d.Reason {
+	case flow.ReasonNoRule:
+		return fmt.Sprintf("policy %s has no rule for it; add {allow: {method: %s, path: %s}} to the rules of %s",
+			d.Policy, quotePath(request.Method), quotePath(request.Path), d.Endpoint)
+	case flow.ReasonDenyRule:
+		return fmt.Sprintf("policy %s refuses it by %s of %s", d.Policy, d.Rule, d.Endpoint)
+	case flow.ReasonEncodedSlash:
+		return fmt.Sprintf("the path holds %%2F, which some servers read as a slash; policy %s must say allow_encoded_slash", d.Policy)
+	case flow.ReasonInspectionUnavailable:
+		return fmt.Sprintf("policy %s asks for messages of a protocol to be inspected that this version does not read", d.Policy)
+	}
+	return hint(d, id, target)
+}
+
+// objectionHint tells what the operator's modules said.
+func objectionHint(objections []any) string {
+	const shown = 3
+	var texts []string
+	for i, objection := range objections {
+		if i == shown {
+			texts = append(texts, fmt.Sprintf("and %d more", len(objections)-shown))
+			break
+		}
+		text, _ := objection.(string)
+		texts = append(texts, quotePath(text))
+	}
+	return "denied by a rule of the operator's: " + strings.Join(texts, ", ")
 }
 
 // quotePath bounds and quotes a path: hints are shown on terminals and cached.

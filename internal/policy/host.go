@@ -1,6 +1,7 @@
 package policy
 
 import (
+	"fmt"
 	"net/netip"
 	"regexp"
 	"strings"
@@ -10,39 +11,68 @@ import (
 	"github.com/ringfence/ringfence/internal/flow"
 )
 
-// hostPattern is the host of an endpoint. The zero value is none.
-type hostPattern struct {
+// Host is the host of an endpoint: a name, a wildcard or an IP literal. The zero
+// value is none.
+type Host struct {
 	text string     // canonical, with * and ** where it is a wildcard
 	addr netip.Addr // valid where the host is an IP literal
 }
 
-func (h hostPattern) wildcard() bool { return strings.Contains(h.text, "*") }
+func (h Host) wildcard() bool { return strings.Contains(h.text, "*") }
 
-// host reads an exact name, an IP literal or a wildcard. The empty text is no
-// host; whether there may be none is for the endpoint to say.
-func (r *reader) host(n *yaml.Node, field string) hostPattern {
+// IsZero makes the host one that omitempty leaves out.
+func (h Host) IsZero() bool { return h == Host{} }
+
+// MarshalText writes the canonical form.
+func (h Host) MarshalText() ([]byte, error) { return []byte(h.text), nil }
+
+// read takes a name, a wildcard or an IP literal. The empty text is no host;
+// whether there may be none is for the endpoint to say.
+func (h *Host) read(r *reader, n *yaml.Node, field string) {
 	text, ok := r.text(n, field, 253)
 	if !ok || text == "" {
-		return hostPattern{}
+		return
 	}
 	if addr, err := netip.ParseAddr(text); err == nil {
-		return r.literal(n, field, addr)
+		*h = r.literal(n, field, addr)
+		return
 	}
 	if strings.Contains(text, "*") {
 		if why := wildcardFault(text); why != "" {
 			r.fail(n, field, "%q %s", text, why)
-			return hostPattern{}
+			return
 		}
-		return hostPattern{text: strings.ToLower(text)}
+		h.text = strings.ToLower(text)
+		return
 	}
 	name, err := flow.CanonicalHost(text)
 	if err != nil {
-		r.fail(n, field, "%v", err)
+		r.fail(n, field, "%v%s", err, hostMeant(text))
+		return
 	}
-	return hostPattern{text: name}
+	h.text = name
 }
 
-func (r *reader) literal(n *yaml.Node, field string, addr netip.Addr) hostPattern {
+// hostMeant says how to write what was probably meant: people paste URLs.
+func hostMeant(text string) string {
+	if _, rest, ok := strings.Cut(text, "://"); ok {
+		text = rest
+	}
+	host, rest, _ := strings.Cut(text, "/")
+	name, port, _ := strings.Cut(host, ":")
+	name, err := flow.CanonicalHost(strings.TrimSuffix(name, "."))
+	switch {
+	case err != nil:
+		return ""
+	case port != "":
+		return fmt.Sprintf(" (did you mean host: %s with port: %.5s?)", name, port)
+	case rest != "":
+		return fmt.Sprintf(" (did you mean host: %s? A path belongs to rules)", name)
+	}
+	return fmt.Sprintf(" (did you mean %s?)", name)
+}
+
+func (r *reader) literal(n *yaml.Node, field string, addr netip.Addr) Host {
 	switch {
 	case addr.Zone() != "":
 		r.fail(n, field, "an address with a zone never matches")
@@ -51,7 +81,7 @@ func (r *reader) literal(n *yaml.Node, field string, addr netip.Addr) hostPatter
 	case flow.RefusedOverlap(netip.PrefixFrom(addr, addr.BitLen())).IsValid():
 		r.warn(n, field, "%s is an address that is always refused (loopback, link-local, multicast, reserved)", addr)
 	}
-	return hostPattern{text: addr.String(), addr: addr}
+	return Host{text: addr.String(), addr: addr}
 }
 
 // wildcardFault says what is wrong with a wildcard; empty for nothing.
@@ -81,16 +111,24 @@ func wildcardFault(text string) string {
 	return ""
 }
 
+// matches reports whether the pattern stands for a host in canonical form.
+func (h Host) matches(host string) bool {
+	if !h.wildcard() {
+		return h.text == host
+	}
+	return regexp.MustCompile(h.expression()).MatchString(host)
+}
+
 // suffix returns the labels behind the last wildcard, by which a wildcard is
 // indexed, and how many they are.
-func (h hostPattern) suffix() (suffix string, labels int) {
+func (h Host) suffix() (suffix string, labels int) {
 	_, suffix, _ = strings.Cut(h.text[strings.LastIndexByte(h.text, '*'):], ".")
 	return suffix, strings.Count(suffix, ".") + 1
 }
 
 // expression returns the anchored regular expression that matches what the
 // wildcard matches. It and the map of exact hosts are the only matcher of hosts.
-func (h hostPattern) expression() string {
+func (h Host) expression() string {
 	rest, many := strings.CutPrefix(h.text, "**.")
 	labels := strings.Split(rest, ".")
 	for i, label := range labels {
@@ -109,11 +147,11 @@ func (h hostPattern) expression() string {
 
 // literals counts the bytes that a pattern writes out: the more, the more
 // specific it is.
-func (h hostPattern) literals() int { return len(h.text) - strings.Count(h.text, "*") }
+func (h Host) literals() int { return len(h.text) - strings.Count(h.text, "*") }
 
 // class orders patterns from the most specific to the least: names and addresses,
 // wildcards of a known depth, wildcards of any depth, no host.
-func (h hostPattern) class() int {
+func (h Host) class() int {
 	switch {
 	case h.text == "":
 		return 3

@@ -2,22 +2,23 @@ package policy
 
 import (
 	"cmp"
+	"fmt"
 	"net/netip"
 	"slices"
 	"strconv"
 	"strings"
 )
 
-// index is a policy in the form that network.rego looks things up in; its head
-// comment says what each part is. It is a JSON document, so that the stock opa
-// program can read it too.
+// index is a policy in the form that the Rego looks things up in; the head
+// comments of network.rego and request.rego say what each part is. It is a JSON
+// document, so that the stock opa program can read it too.
 type index struct {
 	endpoints []any
 	hosts     map[string]any // exact host -> entry
 	wildcards map[string]any // suffix -> expression -> entry
 	networks  map[string]any // bucket -> CIDR -> entry
 	depths    map[int]bool   // label counts of the suffixes
-	policies  map[string]any // key -> binaries and globs
+	programs  map[string]any // key -> groups of binaries
 	patterns  int            // regular expressions in all
 }
 
@@ -30,19 +31,23 @@ func newIndex(p *Policy) *index {
 		wildcards: map[string]any{},
 		networks:  map[string]any{},
 		depths:    map[int]bool{},
-		policies:  map[string]any{},
+		programs:  map[string]any{},
 	}
 	var all []opened
 	for i := range p.networks {
 		n := &p.networks[i]
-		x.addPrograms(n)
-		for j := range n.endpoints {
-			all = append(all, opened{&n.endpoints[j], n})
+		x.programs[n.key] = x.groups(n.Binaries)
+		for j := range n.Endpoints {
+			all = append(all, opened{&n.Endpoints[j], n, n.Endpoints[j].settings()})
 		}
 	}
-	slices.SortStableFunc(all, precedence) // stable: else by policy key, then as written
+	slices.SortStableFunc(all, precedence) // stable: else by policy name, then as written
+	tier := 0
 	for number, o := range all {
-		x.addEndpoint(number, o)
+		if number > 0 && specificity(all[number-1], o) != 0 {
+			tier++
+		}
+		x.addEndpoint(number, tier, o)
 	}
 	return x
 }
@@ -57,59 +62,136 @@ func precedence(a, b opened) int {
 			inspectFirst = -1
 		}
 	}
-	return cmp.Or(
-		cmp.Compare(a.host.class(), b.host.class()),
-		cmp.Compare(b.host.literals(), a.host.literals()),
-		inspectFirst,
-	)
+	return cmp.Or(specificity(a, b), inspectFirst)
 }
 
-func (x *index) addPrograms(n *network) {
-	exact := map[string]any{}
-	for _, b := range n.binaries {
-		if !b.glob() {
-			exact[string(b)] = true
+// specificity is negative where a is more specific; of one tier are endpoints for
+// which it is zero.
+func specificity(a, b opened) int {
+	return cmp.Or(
+		cmp.Compare(a.Host.class(), b.Host.class()),
+		cmp.Compare(b.Host.literals(), a.Host.literals()))
+}
+
+// groups gathers binaries with the same conditions. Most policies have one group.
+func (x *index) groups(binaries []Binary) []any {
+	type conditions struct {
+		taints string
+		sha256 Digest
+	}
+	var order []conditions
+	members := map[conditions][]Binary{}
+	for _, b := range binaries {
+		c := conditions{fmt.Sprint(sorted(b.AllowTaints)), b.SHA256}
+		if members[c] == nil {
+			order = append(order, c)
+		}
+		members[c] = append(members[c], b)
+	}
+	groups := make([]any, len(order))
+	for i, c := range order {
+		groups[i] = x.group(members[c])
+	}
+	return groups
+}
+
+func (x *index) group(binaries []Binary) map[string]any {
+	paths, taints := map[string]any{}, map[string]any{}
+	var globs []string
+	for _, b := range binaries {
+		if b.Path.IsGlob() {
+			globs = append(globs, pathExpression(string(b.Path)))
+		} else {
+			paths[string(b.Path)] = true
 		}
 	}
-	for _, path := range n.targets {
-		exact[path] = true
+	for _, name := range binaries[0].AllowTaints {
+		taints[string(name)] = true
 	}
-	programs := map[string]any{"binaries": exact}
-	if globs := joinGlobs(n.binaries); globs != "" {
-		programs["globs"] = globs
+	group := map[string]any{"paths": paths, "taints": taints}
+	if globs != nil {
+		group["globs"] = anyOf(globs)
 		x.patterns++
 	}
-	x.policies[n.key] = programs
+	if pin := binaries[0].SHA256; pin != "" {
+		group["sha256"] = string(pin)
+	}
+	return group
 }
 
-func (x *index) addEndpoint(number int, o opened) {
-	allowed := make([]any, len(o.allowedIPs))
-	for i, p := range o.allowedIPs {
+func (x *index) addEndpoint(number, tier int, o opened) {
+	allowed := make([]any, len(o.AllowedIPs))
+	for i, p := range o.AllowedIPs {
 		allowed[i] = p.String()
 	}
-	x.endpoints = append(x.endpoints, map[string]any{
-		"policy":      o.network.key,
+	endpoint := map[string]any{
+		"policy":      o.network.Name,
+		"key":         o.network.key,
 		"field":       o.place.Field,
+		"tier":        tier,
 		"inspect":     o.inspect,
 		"allowed_ips": allowed,
-	})
+	}
+	if o.inspect {
+		x.addInspection(endpoint, o)
+	}
+	x.endpoints = append(x.endpoints, endpoint)
 	switch {
-	case o.host.wildcard():
-		suffix, depth := o.host.suffix()
+	case o.Host.wildcard():
+		suffix, depth := o.Host.suffix()
 		x.depths[depth] = true
 		x.patterns++
-		addEntry(child(x.wildcards, suffix), o.host.expression(), number, o.ports)
-	case o.host.text != "":
-		addEntry(x.hosts, o.host.text, number, o.ports)
+		addEntry(child(x.wildcards, suffix), o.Host.expression(), number, o.Ports)
+	case o.Host.text != "":
+		addEntry(x.hosts, o.Host.text, number, o.Ports)
 	default:
-		for _, p := range o.allowedIPs {
-			addEntry(child(x.networks, bucketOf(p)), p.String(), number, o.ports)
+		for _, p := range o.AllowedIPs {
+			addEntry(child(x.networks, bucketOf(p.Prefix)), p.String(), number, o.Ports)
 		}
 	}
+}
+
+// addInspection adds what requests are judged by.
+func (x *index) addInspection(endpoint map[string]any, o opened) {
+	endpoint["protocol"] = string(o.settings.protocol)
+	endpoint["enforcement"] = string(o.settings.enforcement)
+	endpoint["encoded_slash"] = o.AllowEncodedSlash
+	if o.Path != "" {
+		endpoint["path"] = map[string]any{"match": x.pattern(o.Path), "literals": o.Path.literals()}
+	}
+	if o.Access != "" {
+		endpoint["access"] = string(o.Access)
+	}
+	allow, deny := make([]any, len(o.Rules)), make([]any, len(o.DenyRules))
+	for i, rule := range o.Rules {
+		allow[i] = x.rule(rule.Allow)
+	}
+	for i, rule := range o.DenyRules {
+		deny[i] = x.rule(rule)
+	}
+	endpoint["rules"], endpoint["deny_rules"] = allow, deny
+}
+
+func (x *index) rule(rule Rule) map[string]any {
+	query := map[string]any{}
+	for key, values := range rule.Query {
+		query[key] = values.expression()
+		x.patterns++
+	}
+	compiled := map[string]any{"method": string(or(rule.Method, "*")), "query": query}
+	if rule.Path != "" {
+		compiled["path"] = x.pattern(rule.Path)
+	}
+	return compiled
+}
+
+func (x *index) pattern(glob PathGlob) string {
+	x.patterns++
+	return anyOf([]string{pathExpression(string(glob))})
 }
 
 // addEntry adds an endpoint's number and ports to the entry of a host.
-func addEntry(entries map[string]any, key string, number int, ports []uint16) {
+func addEntry(entries map[string]any, key string, number int, ports []Port) {
 	entry, ok := entries[key].(map[string]any)
 	if !ok {
 		entry = map[string]any{"first": number, "ports": map[string]any{}}
@@ -161,6 +243,6 @@ func (x *index) data() map[string]any {
 		"wildcards": x.wildcards,
 		"networks":  x.networks,
 		"depths":    depths,
-		"policies":  x.policies,
+		"programs":  x.programs,
 	}}}
 }

@@ -17,9 +17,14 @@ var (
 	keyAncestors = ast.StringTerm("ancestors")
 	keyExec      = ast.StringTerm("exec")
 	keyHost      = ast.StringTerm("host")
+	keyLinks     = ast.StringTerm("links")
+	keyMethod    = ast.StringTerm("method")
 	keyNetwork   = ast.StringTerm("network")
 	keyPath      = ast.StringTerm("path")
 	keyPort      = ast.StringTerm("port")
+	keyQuery     = ast.StringTerm("query")
+	keyRequest   = ast.StringTerm("request")
+	keySHA256    = ast.StringTerm("sha256")
 	keyTaints    = ast.StringTerm("taints")
 	keyUID       = ast.StringTerm("uid")
 )
@@ -27,14 +32,14 @@ var (
 // connectionInput returns the input of a decision as OPA's own values: the detour
 // over JSON would cost more than the decision, and loses bytes that are no UTF-8.
 //
-// Nothing may stand in it that flow.IdentityKey and the target do not cover, for
-// these are what decisions are cached by.
-func connectionInput(id *flow.Identity, target flow.Target) ast.Value {
+// Nothing may stand in it that flow.IdentityKey, the target and the generation do
+// not cover, for these are what decisions are cached by.
+func connectionInput(id *flow.Identity, target flow.Target, links linkTable) ast.Object {
 	ancestors := make([]*ast.Term, len(id.Ancestors))
 	for i, image := range id.Ancestors {
-		ancestors[i] = ast.ObjectTerm(imageFields(image)...)
+		ancestors[i] = ast.ObjectTerm(imageFields(image, links)...)
 	}
-	exec := append(imageFields(id.Image),
+	exec := append(imageFields(id.Image, links),
 		ast.Item(keyAncestors, ast.ArrayTerm(ancestors...)),
 		ast.Item(keyUID, ast.UIntNumberTerm(uint64(id.UID))))
 	network := [][2]*ast.Term{
@@ -49,19 +54,48 @@ func connectionInput(id *flow.Identity, target flow.Target) ast.Value {
 		ast.Item(keyNetwork, ast.ObjectTerm(network...)))
 }
 
-func imageFields(image flow.Image) [][2]*ast.Term {
-	taints := ast.InternedEmptyArray
-	if names := image.Taints.Names(); names != nil {
-		terms := make([]*ast.Term, len(names))
-		for i, name := range names {
-			terms[i] = ast.StringTerm(name)
+// requestInput is the same for one request on the connection.
+func requestInput(id *flow.Identity, target flow.Target, links linkTable, request flow.Request) ast.Object {
+	input := connectionInput(id, target, links)
+	query := ast.NewObject()
+	for key, values := range request.Query {
+		terms := make([]*ast.Term, len(values))
+		for i, value := range values {
+			terms[i] = ast.StringTerm(value)
 		}
-		taints = ast.ArrayTerm(terms...)
+		query.Insert(ast.StringTerm(key), ast.ArrayTerm(terms...))
 	}
-	return [][2]*ast.Term{
+	input.Insert(keyRequest, ast.ObjectTerm(
+		ast.Item(keyMethod, ast.StringTerm(request.Method)),
+		ast.Item(keyPath, ast.StringTerm(request.Path)),
+		ast.Item(keyQuery, ast.NewTerm(query))))
+	return input
+}
+
+func imageFields(image flow.Image, links linkTable) [][2]*ast.Term {
+	fields := [][2]*ast.Term{
 		ast.Item(keyPath, ast.StringTerm(image.Path)),
-		ast.Item(keyTaints, taints),
+		ast.Item(keyTaints, taintNames(image.Taints)),
 	}
+	if image.SHA256 != "" {
+		fields = append(fields, ast.Item(keySHA256, ast.StringTerm(image.SHA256)))
+	}
+	if names := links[image.Path]; names != nil {
+		fields = append(fields, ast.Item(keyLinks, names))
+	}
+	return fields
+}
+
+func taintNames(taints flow.Taint) *ast.Term {
+	names := taints.Names()
+	if names == nil {
+		return ast.InternedEmptyArray
+	}
+	terms := make([]*ast.Term, len(names))
+	for i, name := range names {
+		terms[i] = ast.StringTerm(name)
+	}
+	return ast.ArrayTerm(terms...)
 }
 
 // nameInput returns the input of the question whether a name is declared.
@@ -73,7 +107,7 @@ func nameInput(name string) ast.Value {
 // errAnswer is a result of the Rego module that is not the document it promises.
 var errAnswer = errors.New("unexpected answer of the rego module")
 
-// readAnswer reads the document that the module calls decision. The reasons are
+// readAnswer reads the document that the modules call decision. The reasons are
 // written in Rego as in flow.
 func readAnswer(results rego.ResultSet) (*flow.Decision, error) {
 	if len(results) != 1 || len(results[0].Expressions) != 1 {
@@ -83,18 +117,24 @@ func readAnswer(results rego.ResultSet) (*flow.Decision, error) {
 	if !ok {
 		return nil, fmt.Errorf("no object: %w", errAnswer)
 	}
-	verdict, okVerdict := answer["verdict"].(string)
-	reason, okReason := answer["reason"].(string)
-	policy, okPolicy := answer["policy"].(string)
+	text := func(field string) string {
+		value, isText := answer[field].(string)
+		ok = ok && isText
+		return value
+	}
+	d := &flow.Decision{
+		Verdict:  verdictOf(text("verdict")),
+		Reason:   flow.Reason(text("reason")),
+		Policy:   text("policy"),
+		Endpoint: text("endpoint"),
+	}
+	d.Rule, _ = answer["rule"].(string) // only of requests
 	inspect, okInspect := answer["inspect"].(bool)
 	allowed, okAllowed := answer["allowed_ips"].([]any)
-	if !okVerdict || !okReason || !okPolicy || !okInspect || !okAllowed {
+	if !ok || !okInspect || !okAllowed {
 		return nil, fmt.Errorf("missing field: %w", errAnswer)
 	}
-	d := &flow.Decision{Policy: policy, Reason: flow.Reason(reason), Inspect: inspect}
-	if verdict == flow.Allow.String() {
-		d.Verdict = flow.Allow // any other word denies
-	}
+	d.Inspect = inspect
 	for _, item := range allowed {
 		text, _ := item.(string)
 		p, err := netip.ParsePrefix(text)
@@ -103,5 +143,19 @@ func readAnswer(results rego.ResultSet) (*flow.Decision, error) {
 		}
 		d.AllowedIPs = append(d.AllowedIPs, p)
 	}
+	if objections, ok := answer["objections"].([]any); ok {
+		d.Hint = objectionHint(objections)
+	}
 	return d, nil
+}
+
+// verdictOf denies for any word that it does not know.
+func verdictOf(word string) flow.Verdict {
+	switch word {
+	case flow.Allow.String():
+		return flow.Allow
+	case flow.Audit.String():
+		return flow.Audit
+	}
+	return flow.Deny
 }

@@ -2,16 +2,17 @@ package policy
 
 import (
 	"bytes"
+	"cmp"
 	"errors"
+	"fmt"
 	"io"
+	"reflect"
 	"regexp"
 	"slices"
 	"strconv"
 	"strings"
 
 	"go.yaml.in/yaml/v3"
-
-	"github.com/ringfence/ringfence/internal/flow"
 )
 
 // Bounds of what is read. A file within them is loaded in well under a second.
@@ -21,10 +22,7 @@ const (
 	maxDepth     = 16 // mappings and lists within each other
 	maxNodes     = 100_000
 	maxNetworks  = 4096   // network policies, over all sources
-	maxEndpoints = 16_384 // of one network policy
-	maxItems     = 256    // binaries of one network policy, rules of one endpoint
-	maxPorts     = 64
-	maxAllowed   = 64 // allowed_ips of one endpoint
+	maxItems     = 256    // values of one query key
 	maxPath      = 4096
 	maxName      = 64
 )
@@ -61,70 +59,67 @@ func Load(sources ...Source) (*Policy, []Warning, error) {
 // composer gathers the parts of a policy from one source after the other.
 type composer struct {
 	policy   Policy
-	places   map[string]Place // of each section and network policy so far
+	places   map[string]Place // of each section, key and name so far
 	problems []Problem
 	warnings []Warning
 }
 
 func (c *composer) add(source Source) {
 	r := &reader{file: source.Name}
+	var file File
 	if root := r.parse(source.Data); root != nil {
-		c.document(r, root)
+		r.decode(root, "", reflect.ValueOf(&file).Elem(), bounds{})
 	}
+	c.merge(r, &file)
+	slices.SortStableFunc(r.problems, func(a, b Problem) int {
+		return cmp.Or(cmp.Compare(a.Line, b.Line), cmp.Compare(a.Column, b.Column))
+	})
 	c.problems = append(c.problems, r.problems...)
 	c.warnings = append(c.warnings, r.warnings...)
 }
 
-// document reads the top level of one source.
-func (c *composer) document(r *reader, root *yaml.Node) {
-	once := func(read func(*yaml.Node, string)) func(*yaml.Node, string) {
-		return func(n *yaml.Node, field string) {
-			if c.claim(r, n, field) {
-				read(n, field)
-			}
-		}
+// merge adds what one file says to what those before it said. A second word on
+// the same matter is an error, for none should silently win.
+func (c *composer) merge(r *reader, file *File) {
+	if f := file.FilesystemPolicy; f != nil && c.claim(r, f.place, "filesystem_policy") {
+		c.policy.filesystem = f
 	}
-	seen := r.mapping(root, "", fields{
-		"version":           r.version,
-		"filesystem_policy": once(r.filesystem),
-		"landlock":          once(r.landlock),
-		"process":           once(func(n *yaml.Node, field string) { c.policy.user, c.policy.group = r.process(n, field) }),
-		"network_policies":  func(n *yaml.Node, field string) { c.networkPolicies(r, n, field) },
-	})
-	if root.Kind == yaml.MappingNode && seen["version"] == nil {
-		r.fail(root, "version", "is required: write \"version: 1\"")
+	if l := file.Landlock; l != nil && c.claim(r, l.place, "landlock") {
+		c.policy.landlock = l
+	}
+	if p := file.Process; p != nil && c.claim(r, p.place, "process") {
+		c.policy.process = p
+	}
+	for _, n := range file.NetworkPolicies {
+		if c.claim(r, n.place, "network_policies."+n.key) && c.claim(r, n.place, "the name "+n.Name) {
+			c.policy.networks = append(c.policy.networks, n)
+		}
 	}
 }
 
-func (c *composer) networkPolicies(r *reader, n *yaml.Node, field string) {
-	r.pairs(n, field, func(key, value *yaml.Node, sub string) {
-		if key.Value == "" || len(key.Value) > maxName || strings.ContainsFunc(key.Value, func(c rune) bool { return !isKeyRune(c) }) {
-			r.fail(key, sub, "a policy's key has 1 to %d letters, digits, '_' and '-'", maxName)
-			return
+// claim reports whether something is defined for the first time over all sources.
+func (c *composer) claim(r *reader, place Place, what string) bool {
+	if first, taken := c.places[what]; taken {
+		message := "is also defined"
+		if what != place.Field {
+			message = what + " is taken: it stands" // of another key
 		}
-		if c.claim(r, key, sub) {
-			c.policy.networks = append(c.policy.networks, r.network(key, value, sub))
-		}
-	})
-}
-
-// claim reports whether a field is defined for the first time over all sources.
-func (c *composer) claim(r *reader, n *yaml.Node, field string) bool {
-	if first, taken := c.places[field]; taken {
-		r.fail(n, field, "is also defined at %s:%d:%d; one of the two must go", first.File, first.Line, first.Column)
+		r.problems = append(r.problems, Problem{place, fmt.Sprintf("%s at %s:%d:%d; one of the two must go", message, first.File, first.Line, first.Column)})
 		return false
 	}
 	if c.places == nil {
 		c.places = make(map[string]Place)
 	}
-	c.places[field] = r.place(n, field)
+	c.places[what] = place
 	return true
 }
 
 // finish makes the checks that need every source.
 func (c *composer) finish() {
 	networks := c.policy.networks
-	slices.SortFunc(networks, func(a, b network) int { return strings.Compare(a.key, b.key) })
+	slices.SortFunc(networks, func(a, b Network) int {
+		return cmp.Or(strings.Compare(a.Name, b.Name), strings.Compare(a.key, b.key))
+	})
 	if len(networks) > maxNetworks {
 		c.problems = append(c.problems, Problem{networks[maxNetworks].place,
 			"is one of " + strconv.Itoa(len(networks)) + " network policies, at most " + strconv.Itoa(maxNetworks) + " are allowed"})
@@ -205,48 +200,33 @@ func syntaxError(err error) (line int, why string) {
 	return line, why
 }
 
-func (r *reader) version(n *yaml.Node, field string) {
-	if n.Kind != yaml.ScalarNode || n.ShortTag() != "!!int" {
+// Version is the version of the format.
+type Version int
+
+func (v *Version) read(r *reader, n *yaml.Node, field string) {
+	switch {
+	case n.Kind != yaml.ScalarNode || n.ShortTag() != "!!int":
 		r.fail(n, field, "must be the number 1, not %s", describe(n))
-	} else if n.Value != "1" {
+	case n.Value != "1":
 		r.fail(n, field, "%q is unknown; this version reads 1", n.Value)
+	default:
+		*v = 1
 	}
 }
 
-// network reads one entry of network_policies.
-func (r *reader) network(key, n *yaml.Node, field string) network {
-	net := network{key: key.Value, place: r.place(key, field)}
-	seen := r.mapping(n, field, fields{
-		"name": func(v *yaml.Node, f string) { r.text(v, f, 253) },
-		"endpoints": func(v *yaml.Node, f string) {
-			r.list(v, f, maxEndpoints, "a policy without endpoints allows nothing; remove the policy instead",
-				func(item *yaml.Node, f string) { net.endpoints = append(net.endpoints, r.endpoint(item, f)) })
-		},
-		"binaries": func(v *yaml.Node, f string) {
-			r.list(v, f, maxItems, "name the programs, or write \"- path: /**\" to allow every one",
-				func(item *yaml.Node, f string) { net.binaries = append(net.binaries, r.binary(item, f)) })
-		},
-	})
-	if n.Kind == yaml.MappingNode {
-		for _, required := range []string{"endpoints", "binaries"} {
-			if seen[required] == nil {
-				r.fail(key, field, "has no %s", required)
-			}
+// Networks are the network policies of a file, in its order.
+type Networks []Network
+
+func (all *Networks) read(r *reader, n *yaml.Node, field string) {
+	r.pairs(n, field, func(key, value *yaml.Node, sub string) {
+		if key.Value == "" || len(key.Value) > maxName || strings.ContainsFunc(key.Value, func(c rune) bool { return !isKeyRune(c) }) {
+			r.fail(key, sub, "a policy's key has 1 to %d letters, digits, '_' and '-'", maxName)
+			return
 		}
-	}
-	return net
-}
-
-// port reads one port. Only plain decimal has one reading.
-func (r *reader) port(n *yaml.Node, field string) (uint16, bool) {
-	if n.Kind != yaml.ScalarNode || n.ShortTag() != "!!int" {
-		r.fail(n, field, "must be a number (1-65535), not %s", describe(n))
-		return 0, false
-	}
-	port, err := flow.ParsePort(n.Value)
-	if err != nil {
-		r.fail(n, field, "%q is not a port (1-65535)", n.Value)
-		return 0, false
-	}
-	return port, true
+		network := Network{key: key.Value}
+		r.decode(value, sub, reflect.ValueOf(&network).Elem(), bounds{})
+		network.place = r.place(key, sub)
+		network.Name = or(network.Name, network.key)
+		*all = append(*all, network)
+	})
 }

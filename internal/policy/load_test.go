@@ -103,7 +103,7 @@ func TestLoadRefuses(t *testing.T) {
 		{"alias", "version: &v 1\nprocess: *v\n", "x.yaml:2:10: is an alias (*v), which policies may not use; write the value out"},
 		{"alias to itself", "version: &v [*v]\n", "x.yaml:1:14: is an alias (*v), which policies may not use; write the value out"},
 		{"no UTF-8", "version: \xff", "x.yaml:1:1: is not YAML: invalid leading UTF-8 octet"},
-		{"too many ports", strings.Replace(endpoints(1), "port: 443", "ports: ["+strings.Repeat("1,", maxPorts+1)+"]", 1),
+		{"too many ports", strings.Replace(endpoints(1), "port: 443", "ports: ["+strings.Repeat("1,", 65)+"]", 1),
 			"x.yaml:6:36: network_policies.p.endpoints[0].ports: has 65 entries, at most 64 are allowed"},
 		{"long path", strings.Replace(endpoints(1), "/x", "/"+strings.Repeat("x", maxPath), 1),
 			"x.yaml:4:23: network_policies.p.binaries[0].path: has 4097 bytes, at most 4096 are allowed"},

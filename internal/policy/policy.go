@@ -13,34 +13,38 @@
 // Whatever cannot be enforced as it is written does not load.
 package policy
 
-import "net/netip"
+import "slices"
 
 // Policy is a set of network policies and the user they are meant for, loaded
 // from one or more sources. It is immutable.
 type Policy struct {
-	user, group string
-	networks    []network // sorted by key
-}
-
-// network is one entry of network_policies: these programs may connect there.
-type network struct {
-	place     Place
-	key       string
-	endpoints []endpoint
-	binaries  []binary
-	targets   []string // the files that binaries are links to; never globs
-}
-
-// endpoint is one place that a network policy opens.
-type endpoint struct {
-	place      Place
-	host       hostPattern // zero: any address in allowedIPs
-	ports      []uint16
-	allowedIPs []netip.Prefix // sorted
-	inspect    bool           // its requests are to be decided one by one
-	settings   settings
+	filesystem *Filesystem
+	landlock   *Landlock
+	process    *Process
+	networks   []Network // sorted by name, then key
+	modules    []module  // the operator's own Rego
 }
 
 // Process returns the user and group that the policy names, as a name or a
 // decimal number each; empty where it names none.
-func (p *Policy) Process() (user, group string) { return p.user, p.group }
+func (p *Policy) Process() (user, group string) {
+	if p.process == nil {
+		return "", ""
+	}
+	return string(p.process.RunAsUser), string(p.process.RunAsGroup)
+}
+
+// ExactPaths returns the paths of programs that are written without a star, each
+// once: those that may be symbolic links in a sandbox.
+func (p *Policy) ExactPaths() []string {
+	var paths []string
+	for i := range p.networks {
+		for _, b := range p.networks[i].Binaries {
+			if !b.Path.IsGlob() {
+				paths = append(paths, string(b.Path))
+			}
+		}
+	}
+	slices.Sort(paths)
+	return slices.Compact(paths)
+}

@@ -11,17 +11,12 @@ import (
 // maxPaths bounds the paths of filesystem_policy, both lists together.
 const maxPaths = 256
 
-// process reads the user and group that the sandbox's programs are to have.
-func (r *reader) process(n *yaml.Node, field string) (user, group string) {
-	r.mapping(n, field, fields{
-		"run_as_user":  func(v *yaml.Node, f string) { user = r.account(v, f) },
-		"run_as_group": func(v *yaml.Node, f string) { group = r.account(v, f) },
-	})
-	return user, group
-}
+// Account is a user or a group: a name, or a decimal number.
+type Account string
 
-// account reads a name or a number from 1. Root has no place in a sandbox.
-func (r *reader) account(n *yaml.Node, field string) string {
+// read takes a name or a number from 1. Root has no place in a sandbox.
+func (a *Account) read(r *reader, n *yaml.Node, field string) {
+	*a = Account(n.Value)
 	if n.Kind == yaml.ScalarNode && n.ShortTag() == "!!int" {
 		// The last two values of the type mean "no change" and "overflow" to system calls.
 		id, err := strconv.ParseUint(n.Value, 10, 32)
@@ -31,7 +26,7 @@ func (r *reader) account(n *yaml.Node, field string) string {
 		case err != nil || id >= 1<<32-1 || n.Value[0] == '0':
 			r.fail(n, field, "%q is not a number from 1 to %d", n.Value, uint32(1<<32-2))
 		}
-		return n.Value
+		return
 	}
 	name, ok := r.text(n, field, 32)
 	switch {
@@ -43,50 +38,49 @@ func (r *reader) account(n *yaml.Node, field string) string {
 	case strings.Trim(name, "0123456789") == "":
 		r.fail(n, field, "%q has two readings; write a number without quotes", name)
 	}
-	return name
 }
 
-// filesystem checks filesystem_policy, which is not enforced yet.
-func (r *reader) filesystem(n *yaml.Node, field string) {
-	total := 0
-	paths := func(writable bool) func(*yaml.Node, string) {
-		return func(v *yaml.Node, f string) {
-			r.list(v, f, maxPaths, "remove the field", func(item *yaml.Node, f string) {
-				total++
-				r.filePath(item, f, writable)
-			})
-		}
+// ReadPath is an absolute path that may be read.
+type ReadPath string
+
+func (p *ReadPath) read(r *reader, n *yaml.Node, field string) { *p = ReadPath(r.filePath(n, field)) }
+
+// WritePath is an absolute path that may be written; not the root.
+type WritePath string
+
+func (p *WritePath) read(r *reader, n *yaml.Node, field string) {
+	*p = WritePath(r.filePath(n, field))
+	if *p != "" && strings.Trim(string(*p), "/.") == "" {
+		r.fail(n, field, "%q would make everything writable", *p)
 	}
-	r.mapping(n, field, fields{
-		"include_workdir": r.boolean,
-		"read_only":       paths(false),
-		"read_write":      paths(true),
-	})
-	if total > maxPaths {
-		r.fail(n, field, "has %d paths, at most %d are allowed", total, maxPaths)
-	}
-	r.warn(n, field, "is not enforced by this version: files are not restricted")
 }
 
-func (r *reader) filePath(n *yaml.Node, field string, writable bool) {
+func (r *reader) filePath(n *yaml.Node, field string) string {
 	path, ok := r.text(n, field, maxPath)
 	switch {
 	case !ok:
 	case !strings.HasPrefix(path, "/"):
-		r.fail(n, field, "%q is not absolute", path)
+		r.fail(n, field, "%q is not absolute; a path starts with /", path)
 	case slices.Contains(strings.Split(path, "/"), ".."):
-		r.fail(n, field, "%q holds ..", path)
-	case writable && strings.Trim(path, "/.") == "":
-		r.fail(n, field, "%q would make everything writable", path)
+		r.fail(n, field, "%q holds ..; write where it leads", path)
+	default:
+		return path
 	}
+	return ""
 }
 
-// landlock checks how strictly files would be fenced, which they are not yet.
-func (r *reader) landlock(n *yaml.Node, field string) {
-	r.mapping(n, field, fields{"compatibility": func(v *yaml.Node, f string) {
-		if r.choice(v, f, "best_effort", "hard_requirement") == "hard_requirement" {
-			r.fail(v, f, "hard_requirement cannot be met by this version; write best_effort to run without")
-		}
-	}})
-	r.warn(n, field, "is not enforced by this version: files are not restricted")
+// check bounds both lists together. What they say is not enforced yet.
+func (f *Filesystem) check(r *reader) {
+	if total := len(f.ReadOnly) + len(f.ReadWrite); total > maxPaths {
+		r.fail(f.node, f.place.Field, "has %d paths, at most %d are allowed", total, maxPaths)
+	}
+	r.warn(f.node, f.place.Field, "is not enforced by this version: files are not restricted")
+}
+
+// check refuses what cannot be promised: files are not fenced yet.
+func (l *Landlock) check(r *reader) {
+	if l.Compatibility == hardRequirement {
+		l.fail(r, "compatibility", "hard_requirement cannot be met by this version; write best_effort to run without")
+	}
+	r.warn(l.node, l.place.Field, "is not enforced by this version: files are not restricted")
 }

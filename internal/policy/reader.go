@@ -2,6 +2,7 @@ package policy
 
 import (
 	"fmt"
+	"reflect"
 	"slices"
 	"strconv"
 	"strings"
@@ -14,6 +15,7 @@ import (
 // result counts only if there are no problems at the end.
 type reader struct {
 	file     string
+	types    map[reflect.Type][]fieldInfo // of the document, as they were met
 	problems []Problem
 	warnings []Warning
 }
@@ -28,27 +30,6 @@ func (r *reader) fail(n *yaml.Node, field, format string, args ...any) {
 
 func (r *reader) warn(n *yaml.Node, field, format string, args ...any) {
 	r.warnings = append(r.warnings, Warning{r.place(n, field), fmt.Sprintf(format, args...)})
-}
-
-// fields are the fields that a mapping may have, each with what reads its value.
-type fields map[string]func(value *yaml.Node, field string)
-
-// mapping reads a mapping with fixed fields, and returns the values by name.
-func (r *reader) mapping(n *yaml.Node, field string, known fields) map[string]*yaml.Node {
-	seen := make(map[string]*yaml.Node, len(known))
-	r.pairs(n, field, func(key, value *yaml.Node, sub string) {
-		read, ok := known[key.Value]
-		switch {
-		case ok:
-			seen[key.Value] = value
-			read(value, sub)
-		case notYet(key.Value):
-			r.fail(key, sub, "is not enforced by this version, so it is refused; remove it")
-		default:
-			r.fail(key, sub, "unknown field%s", didYouMean(key.Value, known))
-		}
-	})
-	return seen
 }
 
 // pairs calls read for each pair of a mapping, which must have text keys without
@@ -75,16 +56,16 @@ func (r *reader) pairs(n *yaml.Node, field string, read func(key, value *yaml.No
 	}
 }
 
-// list calls read for each item of a list, which must have 1 to limit of them.
-// An empty list is an error that says what to write instead.
-func (r *reader) list(n *yaml.Node, field string, limit int, instead string, read func(item *yaml.Node, field string)) {
+// list calls read for each item of a list within the bounds. An empty list is an
+// error that says what to write instead.
+func (r *reader) list(n *yaml.Node, field string, b bounds, read func(item *yaml.Node, field string)) {
 	switch {
 	case n.Kind != yaml.SequenceNode:
 		r.fail(n, field, "must be a list, not %s", describe(n))
-	case len(n.Content) == 0:
-		r.fail(n, field, "is empty: %s", instead)
-	case len(n.Content) > limit:
-		r.fail(n, field, "has %d entries, at most %d are allowed", len(n.Content), limit)
+	case len(n.Content) < b.minItems:
+		r.fail(n, field, "is empty: %s", b.empty)
+	case b.maxItems > 0 && len(n.Content) > b.maxItems:
+		r.fail(n, field, "has %d entries, at most %d are allowed", len(n.Content), b.maxItems)
 	default:
 		for i, item := range n.Content {
 			read(item, field+"["+strconv.Itoa(i)+"]")
@@ -111,15 +92,26 @@ func (r *reader) text(n *yaml.Node, field string, limit int) (string, bool) {
 func (r *reader) choice(n *yaml.Node, field string, words ...string) string {
 	text, ok := r.text(n, field, maxName)
 	if ok && !slices.Contains(words, text) {
-		r.fail(n, field, "%q is unknown; it may be %s", text, strings.Join(words, ", "))
+		r.fail(n, field, "%q is unknown; it may be %s%s", text, strings.Join(words, ", "), meant(text, words))
+		return ""
 	}
 	return text
 }
 
-func (r *reader) boolean(n *yaml.Node, field string) {
+// meant returns the nearest of the words, as a question at the end of a message.
+func meant(text string, words []string) string {
+	if near := nearest(text, words); near != "" {
+		return " (did you mean " + near + "?)"
+	}
+	return ""
+}
+
+func (r *reader) boolean(n *yaml.Node, field string) bool {
 	if n.Kind != yaml.ScalarNode || n.ShortTag() != "!!bool" {
 		r.fail(n, field, "must be true or false, not %s", describe(n))
+		return false
 	}
+	return strings.EqualFold(n.Value, "true")
 }
 
 // join appends a key to a field path. A key that would give the path a second
@@ -166,33 +158,19 @@ func describe(n *yaml.Node) string {
 	return "a value with the tag " + strconv.QuoteToASCII(n.ShortTag())
 }
 
-// notYet tells the fields of the schema that this version does not enforce from
-// those that are nobody's.
-func notYet(name string) bool {
-	switch name {
-	case "network_middlewares", "credential_signing", "websocket_credential_rewrite",
-		"request_body_credential_rewrite", "json_rpc", "mcp", "allow_taints":
-		return true
-	}
-	return strings.HasPrefix(name, "graphql_")
-}
-
-// didYouMean suggests the nearest known field, where one is near.
-func didYouMean(name string, known fields) string {
+// nearest returns the known name that was probably meant; "" where none is near.
+func nearest(name string, known []string) string {
 	if len(name) > maxName {
 		return ""
 	}
 	best, distance := "", max(1, len(name)/3)+1
-	for candidate := range known {
+	for _, candidate := range known {
 		d := editDistance(name, candidate)
 		if d < distance || d == distance && best != "" && candidate < best {
 			best, distance = candidate, d
 		}
 	}
-	if best == "" {
-		return ""
-	}
-	return ", did you mean " + best + "?"
+	return best
 }
 
 // editDistance counts the single-byte edits that turn a into b (Levenshtein).

@@ -6,65 +6,97 @@ import (
 	"go.yaml.in/yaml/v3"
 )
 
-// The rules of request inspection are checked and not kept: until requests are
-// inspected, their endpoint denies everything.
+// rulePatternBytes bounds a path or query pattern.
+const rulePatternBytes = 4096
 
-// ruleBytes bounds a method, path or query pattern.
-const ruleBytes = 4096
+// Method is an HTTP method in capitals, * for any, or nothing for the same.
+type Method string
 
-func (r *reader) allowRules(n *yaml.Node, field string) {
-	r.list(n, field, maxItems, "write \"access: full\" to allow every request", func(item *yaml.Node, f string) {
-		seen := r.mapping(item, f, fields{"allow": r.rule})
-		if item.Kind == yaml.MappingNode && seen["allow"] == nil {
-			r.fail(item, f, "has no allow")
+// read takes a method in either case: those of requests are in capitals, and one
+// that is not is another method.
+func (m *Method) read(r *reader, n *yaml.Node, field string) {
+	text, ok := r.text(n, field, 32)
+	switch {
+	case !ok:
+	case text != "*" && (text == "" || strings.ContainsFunc(text, func(c rune) bool { return !isKeyRune(c) })):
+		r.fail(n, field, "%q is not a method; write one, or * for any", text)
+	default:
+		*m = Method(strings.ToUpper(text))
+	}
+}
+
+// PathGlob is a pattern for the path of a request.
+type PathGlob string
+
+func (p *PathGlob) read(r *reader, n *yaml.Node, field string) {
+	text, ok := r.text(n, field, rulePatternBytes)
+	switch {
+	case !ok:
+	case !strings.HasPrefix(text, "/") && !strings.HasPrefix(text, "**"):
+		r.fail(n, field, "%q never matches: a path starts with / or **", text)
+	case strings.Contains(text, "***"):
+		r.fail(n, field, "%q has more than two stars in a row", text)
+	case strings.ContainsAny(text, `[]{}\`):
+		r.fail(n, field, "%q never matches: only * and ** stand for something else", text)
+	case strings.ContainsAny(text, "?#"):
+		r.fail(n, field, "%q never matches: the query is not part of a path; write it under query", text)
+	default:
+		*p = PathGlob(text)
+	}
+}
+
+// literals counts the bytes that the pattern writes out: the more, the more
+// specific it is.
+func (p PathGlob) literals() int { return len(p) - strings.Count(string(p), "*") }
+
+// Matcher is what a value of the query must match: one of some globs, in which *
+// is any text.
+type Matcher []string
+
+// read takes a glob, or {any: [glob, ...]}.
+func (m *Matcher) read(r *reader, n *yaml.Node, field string) {
+	glob := func(item *yaml.Node, f string) {
+		if text, ok := r.text(item, f, rulePatternBytes); ok {
+			*m = append(*m, text)
 		}
-	})
-}
-
-func (r *reader) denyRules(n *yaml.Node, field string) {
-	r.list(n, field, maxItems, "remove the field", r.rule)
-}
-
-// rule reads one {method, path, query}.
-func (r *reader) rule(n *yaml.Node, field string) {
-	r.mapping(n, field, fields{
-		"method": r.method,
-		"path":   func(v *yaml.Node, f string) { r.requestPath(v, f) },
-		"query":  r.query,
-	})
-	if n.Kind == yaml.MappingNode && len(n.Content) == 0 {
-		r.fail(n, field, "is empty: name a method or a path")
 	}
-}
-
-func (r *reader) method(n *yaml.Node, field string) {
-	method, ok := r.text(n, field, 32)
-	if ok && method != "*" && (method == "" || strings.ContainsFunc(method, func(c rune) bool { return !isKeyRune(c) })) {
-		r.fail(n, field, "%q is not a method; write one, or * for any", method)
+	if n.Kind != yaml.MappingNode {
+		glob(n, field)
+		return
 	}
-}
-
-// requestPath reads a pattern for the path of a request.
-func (r *reader) requestPath(n *yaml.Node, field string) string {
-	path, ok := r.text(n, field, ruleBytes)
-	if ok && !strings.HasPrefix(path, "/") && !strings.HasPrefix(path, "**") {
-		r.fail(n, field, "%q never matches: a path starts with / or **", path)
-	}
-	return path
-}
-
-// query reads patterns by key: a glob, or {any: [glob, …]}.
-func (r *reader) query(n *yaml.Node, field string) {
-	r.pairs(n, field, func(_, value *yaml.Node, f string) {
-		if value.Kind != yaml.MappingNode {
-			r.text(value, f, ruleBytes)
+	found := false
+	r.pairs(n, field, func(key, value *yaml.Node, f string) {
+		if key.Value != "any" {
+			r.fail(key, f, "unknown field; a query's value is a glob, or {any: [glob, ...]}")
 			return
 		}
-		seen := r.mapping(value, f, fields{"any": func(v *yaml.Node, f string) {
-			r.list(v, f, maxItems, "name the values", func(item *yaml.Node, f string) { r.text(item, f, ruleBytes) })
-		}})
-		if seen["any"] == nil {
-			r.fail(value, f, "has no any")
-		}
+		found = true
+		r.list(value, f, bounds{minItems: 1, maxItems: maxItems, empty: "name the values"}, glob)
 	})
+	if !found {
+		r.fail(n, field, "has no any")
+	}
+}
+
+// MarshalYAML writes it as it is read.
+func (m Matcher) MarshalYAML() (any, error) {
+	if len(m) == 1 {
+		return m[0], nil
+	}
+	return map[string][]string{"any": m}, nil
+}
+
+// expression returns the anchored expression for a value.
+func (m Matcher) expression() string {
+	expressions := make([]string, len(m))
+	for i, glob := range m {
+		expressions[i] = valueExpression(glob)
+	}
+	return anyOf(expressions)
+}
+
+func (rule *Rule) check(r *reader) {
+	if len(rule.node.Content) == 0 {
+		r.fail(rule.node, rule.place.Field, "is empty: name a method or a path")
+	}
 }
