@@ -20,6 +20,12 @@ var Network string
 //go:embed request.rego
 var Request string
 
+// Schema is the JSON Schema of a policy file, generated from the types of
+// internal/policy.
+//
+//go:embed policy.schema.json
+var Schema []byte
+
 // Default is the policy that applies where none was named.
 //
 //go:embed default.yaml
