@@ -20,6 +20,7 @@ const maxNames = 4096
 type generation struct {
 	*compiled
 	number    uint64
+	written   []Link // what links was made of
 	links     linkTable
 	decisions *decisionCache
 	names     *lru.Cache[string, bool]
@@ -32,6 +33,7 @@ func newGeneration(c *compiled, links []Link, number uint64, config Config) (*ge
 	g := &generation{
 		compiled: c,
 		number:   number,
+		written:  links,
 		links:    newLinkTable(links),
 		noIdentity: &flow.Decision{
 			Engine: flow.EngineIdentity, Reason: flow.ReasonNoIdentity, Generation: number,

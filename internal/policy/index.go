@@ -3,6 +3,7 @@ package policy
 import (
 	"cmp"
 	"fmt"
+	"maps"
 	"net/netip"
 	"slices"
 	"strconv"
@@ -33,15 +34,10 @@ func newIndex(p *Policy) *index {
 		depths:    map[int]bool{},
 		programs:  map[string]any{},
 	}
-	var all []opened
 	for i := range p.networks {
-		n := &p.networks[i]
-		x.programs[n.key] = x.groups(n.Binaries)
-		for j := range n.Endpoints {
-			all = append(all, opened{&n.Endpoints[j], n, n.Endpoints[j].settings()})
-		}
+		x.programs[p.networks[i].key] = x.groups(p.networks[i].Binaries)
 	}
-	slices.SortStableFunc(all, precedence) // stable: else by policy name, then as written
+	all := p.byPrecedence()
 	tier := 0
 	for number, o := range all {
 		if number > 0 && specificity(all[number-1], o) != 0 {
@@ -50,6 +46,19 @@ func newIndex(p *Policy) *index {
 		x.addEndpoint(number, tier, o)
 	}
 	return x
+}
+
+// byPrecedence returns all endpoints, the one that decides before all others first.
+func (p *Policy) byPrecedence() []opened {
+	var all []opened
+	for i := range p.networks {
+		n := &p.networks[i]
+		for j := range n.Endpoints {
+			all = append(all, opened{&n.Endpoints[j], n, n.Endpoints[j].settings()})
+		}
+	}
+	slices.SortStableFunc(all, precedence) // stable: else by policy name, then as written
+	return all
 }
 
 // precedence orders endpoints: the more specific host first, and of two equal
@@ -234,7 +243,7 @@ func bucketOf(p netip.Prefix) string {
 // data returns the document that the Rego module reads as data.
 func (x *index) data() map[string]any {
 	depths := make([]any, 0, len(x.depths))
-	for depth := range x.depths {
+	for _, depth := range slices.Sorted(maps.Keys(x.depths)) {
 		depths = append(depths, depth)
 	}
 	return map[string]any{"ringfence": map[string]any{"index": map[string]any{

@@ -40,6 +40,14 @@ func (a *Account) read(r *reader, n *yaml.Node, field string) {
 	}
 }
 
+// MarshalYAML writes a number as one: in quotes it would have two readings.
+func (a Account) MarshalYAML() (any, error) {
+	if id, err := strconv.ParseUint(string(a), 10, 32); err == nil {
+		return id, nil
+	}
+	return string(a), nil
+}
+
 // ReadPath is an absolute path that may be read.
 type ReadPath string
 
