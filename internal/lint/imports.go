@@ -19,6 +19,8 @@ var ranks = map[string]int{
 	"internal/sniff":  1,
 	"internal/ca":     1,
 	"internal/store":  1,
+	"internal/watch":  1,
+	"internal/rootfs": 1,
 
 	"internal/datapath": 2,
 	"internal/identity": 2,
@@ -32,6 +34,7 @@ var ranks = map[string]int{
 	"internal/relay":   3,
 	"internal/sandbox": 3,
 	"internal/sshd":    3,
+	"internal/source":  3,
 
 	"internal/agent": 4,
 	"internal/api":   4,
@@ -53,6 +56,7 @@ var homes = map[string][]string{
 	"github.com/open-policy-agent/opa":    {"internal/policy", "policies"},
 	"github.com/vishvananda/netlink":      {"internal/netns"},
 	"github.com/creack/pty":               {"internal/tty"},
+	"github.com/fsnotify/fsnotify":        {"internal/watch"},
 	"golang.org/x/crypto/ssh":             {"internal/sshd"},
 	"github.com/pkg/sftp":                 {"internal/launch"},
 	"github.com/miekg/dns":                {"internal/names", "internal/testenv"},
