@@ -15,6 +15,7 @@ import (
 	"github.com/ringfence/ringfence/internal/names"
 	"github.com/ringfence/ringfence/internal/policy"
 	"github.com/ringfence/ringfence/internal/relay"
+	"github.com/ringfence/ringfence/internal/rootfs"
 	"github.com/ringfence/ringfence/internal/sandbox"
 )
 
@@ -24,7 +25,9 @@ const drainTimeout = 5 * time.Second
 // SandboxConfig says what one sandbox is and may do.
 type SandboxConfig struct {
 	Name   string
-	Engine *policy.Engine
+	Engine *policy.Engine // this sandbox's alone: its links are in it
+	// User runs the sandbox's programs: a link that it can change is not trusted.
+	User rootfs.User
 	// Visible are host paths that stay visible under masked directories.
 	Visible []string
 }
@@ -35,7 +38,9 @@ type Sandbox struct {
 	agent      *Agent
 	identities *identity.Table
 	pool       *names.Pool
+	keeper     *keeper
 	relay      *relay.Relay
+	context    context.Context // of the services; ends with Close
 	stop       context.CancelFunc
 	services   sync.WaitGroup
 	told       map[flow.Reason]uint64 // see Agent.told
@@ -60,6 +65,11 @@ func (a *Agent) CreateSandbox(ctx context.Context, cfg SandboxConfig) (_ *Sandbo
 	if err != nil {
 		return nil, err
 	}
+	sb.keeper = newKeeper(cfg.Engine, rootfs.New(sb.Root()), cfg.User, a.cfg.Log.With("sandbox", cfg.Name))
+	// Before anything runs that a link could stand for.
+	if err := sb.keeper.relink(ctx, nil); err != nil {
+		return nil, errors.Join(err, sb.Sandbox.Close())
+	}
 	sb.serve(ctx, cfg)
 	a.mu.Lock()
 	a.sandboxes[sb.CgroupID()] = sb
@@ -70,6 +80,7 @@ func (a *Agent) CreateSandbox(ctx context.Context, cfg SandboxConfig) (_ *Sandbo
 // serve starts the services. They end with Close, not with the caller's context.
 func (sb *Sandbox) serve(ctx context.Context, cfg SandboxConfig) {
 	ctx, sb.stop = context.WithCancel(context.WithoutCancel(ctx))
+	sb.context = ctx
 	a, listeners := sb.agent, sb.Listeners()
 	origins := a.datapath.Origins(sb.NetnsCookie())
 
@@ -91,6 +102,8 @@ func (sb *Sandbox) serve(ctx context.Context, cfg SandboxConfig) {
 		Sink:       a.cfg.Sink,
 		Report:     func(err error) { a.cfg.Log.Error("relay", "sandbox", cfg.Name, "error", err) },
 	})
+	sb.keeper.applied = func() { sb.relay.Redecide() }
+	sb.service("links", func() error { return sb.keeper.watch(ctx) })
 	sb.service("dns", func() error { return server.Serve(ctx, listeners.DNS, listeners.DNSOverTCP) })
 	for _, l := range listeners.Capture {
 		sb.service("capture", func() error { return sb.relay.ServeCapture(ctx, l) })

@@ -9,6 +9,7 @@ import (
 
 	"github.com/ringfence/ringfence/internal/launch"
 	"github.com/ringfence/ringfence/internal/policy"
+	"github.com/ringfence/ringfence/internal/source"
 )
 
 // hintedError is an error with what to do about it.
@@ -38,18 +39,25 @@ func report(out io.Writer, err error) int {
 		step   *launch.StepError
 		hinted *hintedError
 		ended  *signalError
+		read   *source.Error
+		own    *statusError
 	)
 	switch {
 	case errors.As(err, &ended):
 		status = 128 + int(ended.signal)
+	case errors.As(err, &hinted):
+		next = hinted.hint
 	case errors.As(err, &load):
 		next = "nothing was started; mend the policy and try again"
 	case errors.As(err, &step):
 		status, next = step.Code, step.Hint
-	case errors.As(err, &hinted):
-		next = hinted.hint
+	case errors.As(err, &read):
+		next = read.Hint
 	case errors.Is(err, syscall.ENOSPC):
 		next = "a file system is full; /run and /sys/fs/bpf are the ones that an agent writes to"
+	}
+	if errors.As(err, &own) {
+		status = own.status
 	}
 	if next != "" {
 		fmt.Fprintf(out, "hint: %s\n", next)

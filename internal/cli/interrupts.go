@@ -18,12 +18,17 @@ const endTimeout = 10 * time.Second
 const signalRoom = 8
 
 // interrupts are the signals that ask a run to end. Before there is a command
-// they end the start; then they are the command's to handle.
+// they end the start; then they are the command's to handle, but for SIGHUP, which
+// asks for the policy to be read again unless the terminal is gone.
 type interrupts struct {
 	signals chan os.Signal
 	done    chan struct{}
 	ended   chan struct{}
 	cancel  context.CancelCauseFunc
+	// reload has a word for each time that the policy is to be read again.
+	reload chan struct{}
+	// terminal is true where there was a controlling terminal at the start.
+	terminal bool
 
 	mu      sync.Mutex
 	process *launch.Process
@@ -40,7 +45,9 @@ func catchInterrupts(parent context.Context) (context.Context, *interrupts) {
 		done:    make(chan struct{}),
 		ended:   make(chan struct{}),
 		cancel:  cancel,
+		reload:  make(chan struct{}, 1),
 	}
+	i.terminal = hasTerminal()
 	for _, s := range []syscall.Signal{syscall.SIGINT, syscall.SIGTERM, syscall.SIGHUP, syscall.SIGQUIT} {
 		// nohup, and a shell's background job, have said that it is to be ignored.
 		if !signal.Ignored(s) {
@@ -76,10 +83,30 @@ func (i *interrupts) handle(s syscall.Signal) {
 		i.cancel(&signalError{s})
 		return
 	}
+	if s == syscall.SIGHUP && !i.hungUp() {
+		select {
+		case i.reload <- struct{}{}:
+		default: // it is to be read again anyway
+		}
+		return
+	}
 	_ = i.process.Signal(s) // it fails where the command has just ended
 	if i.timer == nil && (s == syscall.SIGTERM || s == syscall.SIGHUP) {
 		i.timer = time.AfterFunc(endTimeout, func() { i.cancel(&signalError{s}) })
 	}
+}
+
+// hungUp tells the two meanings of SIGHUP apart: that the terminal is gone, which
+// ends a run, and that its configuration is to be read again. The kernel takes the
+// terminal from its processes before it sends the signal.
+func (i *interrupts) hungUp() bool { return i.terminal && !hasTerminal() }
+
+func hasTerminal() bool {
+	fd, err := syscall.Open("/dev/tty", syscall.O_RDONLY|syscall.O_NOCTTY|syscall.O_CLOEXEC|syscall.O_NONBLOCK, 0)
+	if err == nil {
+		_ = syscall.Close(fd)
+	}
+	return err == nil
 }
 
 // deliverTo hands further signals to the command.

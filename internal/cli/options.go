@@ -12,9 +12,11 @@ import (
 
 	"github.com/spf13/pflag"
 
+	"github.com/ringfence/ringfence/internal/agent"
 	"github.com/ringfence/ringfence/internal/flow"
 	"github.com/ringfence/ringfence/internal/launch"
 	"github.com/ringfence/ringfence/internal/policy"
+	"github.com/ringfence/ringfence/internal/source"
 )
 
 // maxCAFile bounds --upstream-ca: the bundles of distributions have 250 KiB.
@@ -22,7 +24,7 @@ const maxCAFile = 1 << 20
 
 // runOptions are the flags of run as they were typed.
 type runOptions struct {
-	policies     []string
+	policies     source.Set
 	resolvers    []string
 	upstreamCA   string
 	trusted      []string
@@ -37,7 +39,8 @@ type runOptions struct {
 func (o *runOptions) addFlags(f *pflag.FlagSet) {
 	f.SortFlags = false
 	f.SetInterspersed(false) // what follows COMMAND is COMMAND's
-	f.StringArrayVar(&o.policies, "policy", nil, "policy `FILE|NAME`; several make one (default \"default\", which is shipped) *")
+	f.StringArrayVar(&o.policies.Specs, "policy", nil, "policy `FILE|NAME`; several make one (default \"default\", which is shipped) *")
+	f.StringVar(&o.policies.RegoDir, "rego", "", "narrow the policy by the Rego modules in `DIR`")
 	f.StringArrayVar(&o.resolvers, "resolver", nil, "ask `IP[:PORT]` for allowed names (default: the system's) *")
 	f.StringVar(&o.upstreamCA, "upstream-ca", "", "`FILE` (PEM) of further CAs for upstream servers: checked, and without effect until TLS is terminated")
 	f.StringArrayVar(&o.trusted, "trusted-network", nil, "let names resolve into `CIDR`, a private network *")
@@ -52,6 +55,7 @@ func (o *runOptions) addFlags(f *pflag.FlagSet) {
 // settings are the flags, checked and turned into what they mean.
 type settings struct {
 	policy       *policy.Policy
+	feed         agent.PolicyFeed
 	resolvers    []netip.AddrPort
 	trusted      []netip.Prefix
 	controlPlane flow.Target
@@ -65,7 +69,8 @@ type settings struct {
 func (o *runOptions) resolve(env Env, log *slog.Logger) (*settings, error) {
 	s := &settings{records: o.records, env: o.env}
 	var err error
-	if s.policy, err = loadPolicies(o.policies, log); err != nil {
+	s.feed.Set = o.policies
+	if s.policy, s.feed.Now, err = loadPolicies(o.policies, log); err != nil {
 		return nil, err
 	}
 	if s.resolvers, err = parseResolvers(o.resolvers); err != nil {

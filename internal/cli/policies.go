@@ -5,54 +5,45 @@ import (
 	"io"
 	"log/slog"
 	"os"
-	"strings"
 
 	"github.com/ringfence/ringfence/internal/policy"
-	"github.com/ringfence/ringfence/policies"
+	"github.com/ringfence/ringfence/internal/source"
 )
 
-// defaultPolicy is the shipped policy that applies where none is named.
-const defaultPolicy = "default"
-
-// loadPolicies reads the policies that --policy names, as one.
-func loadPolicies(specs []string, log *slog.Logger) (*policy.Policy, error) {
-	if len(specs) == 0 {
-		specs = []string{defaultPolicy}
-	}
-	var sources []policy.Source
-	for _, spec := range specs {
-		source, err := readPolicy(spec)
-		if err != nil {
-			return nil, err
-		}
-		sources = append(sources, source)
-	}
-	p, warnings, err := policy.Load(sources...)
+// loadPolicies reads and loads the policies that --policy and --rego name, as one,
+// and tells their warnings.
+func loadPolicies(set source.Set, log *slog.Logger) (*policy.Policy, source.Content, error) {
+	content, err := set.Read()
 	if err != nil {
-		return nil, err
+		return nil, content, err
 	}
-	for _, w := range warnings {
-		log.Warn(w.String())
+	p, warnings, err := content.Load()
+	if err != nil {
+		return nil, content, err
 	}
-	return p, nil
+	tellWarnings(warnings, log)
+	return p, content, nil
 }
 
-// readPolicy takes a plain word for the name of a shipped policy, and what looks
-// like a path for a file: a file must not be able to take a shipped one's place.
-func readPolicy(spec string) (policy.Source, error) {
-	if spec == defaultPolicy {
-		return policy.Source{Name: spec, Data: policies.Default}, nil
+// tellWarnings tells warnings, those alike in one line: a policy may have one for
+// each endpoint.
+func tellWarnings(warnings []policy.Warning, log *slog.Logger) {
+	alike := map[string][]policy.Warning{}
+	var order []string
+	for _, w := range warnings {
+		key := w.File + "\x00" + w.Message
+		if alike[key] == nil {
+			order = append(order, key)
+		}
+		alike[key] = append(alike[key], w)
 	}
-	if !strings.ContainsAny(spec, "/.") {
-		return policy.Source{}, hint(
-			fmt.Errorf("--policy %q: no shipped policy has this name", spec),
-			fmt.Sprintf("shipped is %q; write ./%s for a file", defaultPolicy, spec))
+	for _, key := range order {
+		text := alike[key][0].String()
+		if more := len(alike[key]) - 1; more > 0 {
+			text += fmt.Sprintf(" (and so for %d more)", more)
+		}
+		log.Warn(text)
 	}
-	data, err := readBounded(spec, policy.MaxFile)
-	if err != nil {
-		return policy.Source{}, fmt.Errorf("read --policy: %w", err)
-	}
-	return policy.Source{Name: spec, Data: data}, nil
 }
 
 // readBounded reads a whole file of at most limit bytes.

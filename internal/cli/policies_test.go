@@ -8,41 +8,8 @@ import (
 	"testing"
 
 	"github.com/ringfence/ringfence/internal/policy"
+	"github.com/ringfence/ringfence/internal/source"
 )
-
-func TestReadPolicy(t *testing.T) {
-	t.Chdir(t.TempDir())
-	for _, name := range []string{"default", "mine", "mine.yaml"} {
-		if err := os.WriteFile(name, []byte("version: 1 # "+name), 0o644); err != nil {
-			t.Fatal(err)
-		}
-	}
-	tests := []struct {
-		spec string
-		want string // part of its text; an empty want is a refusal
-	}{
-		{"default", "api.anthropic.com"}, // the shipped one, whatever lies here
-		{"./default", "# default"},
-		{"mine.yaml", "# mine.yaml"},
-		{"./mine", "# mine"},
-		{"mine", ""},
-		{"missing.yaml", ""},
-		{"/dev/zero", ""}, // without end
-		{".", ""},
-		{"", ""},
-	}
-	for _, tt := range tests {
-		t.Run(tt.spec, func(t *testing.T) {
-			got, err := readPolicy(tt.spec)
-			if (err == nil) != (tt.want != "") || !strings.Contains(string(got.Data), tt.want) {
-				t.Errorf("got %d bytes, %v", len(got.Data), err)
-			}
-			if err == nil && got.Name != tt.spec {
-				t.Errorf("named %q", got.Name)
-			}
-		})
-	}
-}
 
 // All problems of all files are told at once, each on a line with its place.
 func TestReportOfPolicies(t *testing.T) {
@@ -55,7 +22,7 @@ func TestReportOfPolicies(t *testing.T) {
 		t.Fatal(err)
 	}
 	var out strings.Builder
-	_, err = loadPolicies([]string{a, b}, newLog(&out, false))
+	_, _, err = loadPolicies(source.Set{Specs: []string{a, b}}, newLog(&out, false))
 	var load policy.LoadError
 	if !errors.As(err, &load) {
 		t.Fatalf("error %v is no LoadError", err)

@@ -11,6 +11,7 @@ import (
 	"github.com/ringfence/ringfence/internal/agent"
 	"github.com/ringfence/ringfence/internal/launch"
 	"github.com/ringfence/ringfence/internal/policy"
+	"github.com/ringfence/ringfence/internal/rootfs"
 )
 
 // sandboxName is the name of a run's only sandbox.
@@ -19,6 +20,10 @@ const sandboxName = "sandbox"
 const runLong = `Runs COMMAND (default: the user's shell) in a new sandbox, with the agent in this
 process. Only what the policy allows is reached; each program is told apart by
 the file that the kernel runs, not by its name.
+
+A policy file that changes is read again at once, and so is every one at SIGHUP.
+What is no policy is refused, and the one of before stays. So is a file that the
+command's user could write.
 
 On a terminal the command gets a terminal of its own, and a summary of what was
 allowed and denied follows at the end. Everything is removed on any exit.
@@ -116,10 +121,13 @@ func (r *run) inSandbox(ctx context.Context, a *agent.Agent, engine *policy.Engi
 	}
 	sb, err := a.CreateSandbox(ctx, agent.SandboxConfig{
 		Name: sandboxName, Engine: engine, Visible: []string{r.settings.workdir},
+		User: rootfs.User{UID: user.UID, GID: user.GID, Groups: user.Groups},
 	})
 	if err != nil {
 		return 0, err
 	}
+	r.settings.feed.Reload = r.interrupted.reload
+	sb.FollowPolicy(r.settings.feed)
 	status, err := r.command(ctx, sb, user)
 	return status, errors.Join(err, sb.Close())
 }

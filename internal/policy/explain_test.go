@@ -227,7 +227,7 @@ func TestExplainExamples(t *testing.T) {
 		want                  []string // parts of the suggestion
 	}{
 		{"new policy", "/usr/bin/curl", "nowhere.test:443", nil, []string{"  curl:", "host: nowhere.test, port: 443", "- path: /usr/bin/curl"}},
-		{"into the policy that has the program", "/usr/bin/git", "nowhere.test:443", nil, []string{"  code:", "host: nowhere.test"}},
+		{"new policy, though others have the program", "/usr/bin/git", "nowhere.test:443", nil, []string{"  git:", "host: nowhere.test"}},
 		{"program", "/usr/bin/curl", "github.com:443", nil, []string{"  code:", "- path: /usr/bin/curl"}},
 		{"port", "/usr/bin/git", "github.com:22", nil, []string{"in place of network_policies.code.endpoints[0]", "host: github.com, ports: [443, 22]"}},
 		{"metadata", "/usr/bin/git", "169.254.169.254:80", nil, nil},

@@ -48,3 +48,6 @@ func (p *Policy) ExactPaths() []string {
 	slices.Sort(paths)
 	return slices.Compact(paths)
 }
+
+// Len returns how many network policies there are.
+func (p *Policy) Len() int { return len(p.networks) }

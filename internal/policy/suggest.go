@@ -16,7 +16,7 @@ import (
 func suggest(q Question, x *Explanation) string {
 	switch x.Decision.Reason {
 	case flow.ReasonNoEndpoint:
-		return suggestEndpoint(q, x)
+		return suggestEndpoint(q)
 	case flow.ReasonWrongPort, flow.ReasonPortRefused:
 		return suggestPort(q, &x.Matches[0])
 	case flow.ReasonWrongBinary:
@@ -29,15 +29,13 @@ func suggest(q Question, x *Explanation) string {
 	return ""
 }
 
-// suggestEndpoint adds to a policy that is for the program, or makes one.
-func suggestEndpoint(q Question, x *Explanation) string {
+// suggestEndpoint makes a policy for this program alone. One that is there for it
+// may be for others too, who have no need of the target.
+func suggestEndpoint(q Question) string {
 	if q.Target.Addr.IsValid() && flow.ClassOf(q.Target.Addr) == flow.ClassRefused {
 		return "" // never dialled
 	}
 	endpoint := fmt.Sprintf("  - { host: %s, port: %d }", yamlText(q.Target.Host), q.Target.Port)
-	if len(x.Programs) > 0 {
-		return snippet(x.Programs[0], "", "endpoints:", endpoint)
-	}
 	key := regexp.MustCompile(`[^A-Za-z0-9_]+`).ReplaceAllString(path.Base(q.Identity.Path), "_")
 	key = key[:min(len(key), maxName)]
 	return snippet(or(key, "new"), "a new policy", "endpoints:", endpoint, "binaries:", "  - path: "+yamlText(q.Identity.Path))

@@ -28,17 +28,19 @@ func main() {
 	network := flag.String("net", "tcp", "tcp, tcp4 or tcp6")
 	text := flag.String("send", "", "connect: text to send first")
 	mptcp := flag.Bool("mptcp", false, "connect: ask for Multipath TCP")
-	n := flag.Int("n", 1, "sequence, crowd: connections; transfer: MiB")
+	n := flag.Int("n", 1, "sequence, crowd: connections; steady: connections a second; transfer: MiB")
+	lasting := flag.Duration("for", time.Second, "steady: how long")
 	flag.Parse()
 	commands := map[string]func(address string) (seen, error){
 		"connect":  func(a string) (seen, error) { return connect(*network, a, *text, *mptcp) },
 		"sequence": func(a string) (seen, error) { return sequence(a, *n) },
 		"crowd":    func(a string) (seen, error) { return crowd(a, *n) },
+		"steady":   func(a string) (seen, error) { return steady(a, *n, *lasting) },
 		"transfer": func(a string) (seen, error) { return transfer(*network, a, int64(*n)<<20) },
 	}
 	command, ok := commands[flag.Arg(0)]
 	if !ok || flag.NArg() != 2 {
-		fmt.Fprintln(os.Stderr, "usage: probe [flags] connect|sequence|crowd|transfer HOST:PORT")
+		fmt.Fprintln(os.Stderr, "usage: probe [flags] connect|sequence|crowd|steady|transfer HOST:PORT")
 		os.Exit(2)
 	}
 	out, err := command(flag.Arg(1))

@@ -1,0 +1,70 @@
+package cli
+
+import (
+	"bufio"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"path"
+	"path/filepath"
+	"strings"
+
+	"github.com/ringfence/ringfence/internal/flow"
+)
+
+// maxShebang is how much of a script's first line the kernel reads, in bytes.
+const maxShebang = 256
+
+// image returns what the kernel would run for a path, as a policy knows it, with
+// notes on what was found on the way.
+func (v *view) image(flag, name string) (flow.Image, []string, error) {
+	if !path.IsAbs(name) || path.Clean(name) != name {
+		return flow.Image{}, nil, hint(fmt.Errorf("%s %q is not the absolute path of a file", flag, name), "which "+path.Base(name)+" may tell it")
+	}
+	var notes []string
+	for range 4 { // a script's interpreter may be a script
+		link, err := v.Follow(name, v.user, nil)
+		if err != nil {
+			return flow.Image{Path: name}, append(notes, "not looked up: "+err.Error()), nil
+		}
+		if link.Target != name {
+			notes = append(notes, fmt.Sprintf("%s is a symbolic link: the kernel runs %s", name, link.Target))
+			name = link.Target
+		}
+		interpreter := v.interpreter(name)
+		if interpreter == "" {
+			break
+		}
+		notes = append(notes, fmt.Sprintf("%s is a script: the program is %s, and the script's path is not judged", name, interpreter))
+		name = interpreter
+	}
+	return flow.Image{Path: name}, notes, nil
+}
+
+// interpreter returns the program of a script; "" where the file is none, or may
+// not be read. For env it is the program that env starts.
+func (v *view) interpreter(name string) string {
+	file, err := os.Open(filepath.Join(v.dir.Name(), name)) // no link is left in it
+	if err != nil {
+		return ""
+	}
+	defer file.Close()
+	line, err := bufio.NewReader(io.LimitReader(file, maxShebang)).ReadString('\n')
+	if err != nil && !errors.Is(err, io.EOF) || !strings.HasPrefix(line, "#!") {
+		return ""
+	}
+	words := strings.Fields(line[len("#!"):])
+	if len(words) == 0 || !path.IsAbs(words[0]) {
+		return ""
+	}
+	if path.Base(words[0]) == "env" && len(words) > 1 {
+		for _, dir := range []string{"/usr/local/bin", "/usr/bin", "/bin"} {
+			candidate := path.Join(dir, words[len(words)-1])
+			if _, err := v.Follow(candidate, v.user, nil); err == nil {
+				return candidate
+			}
+		}
+	}
+	return path.Clean(words[0])
+}
