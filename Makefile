@@ -3,6 +3,8 @@
 # The linter is run by version and stands in no go.mod: its hundreds of modules
 # are not Ringfence's.
 GOLANGCI := github.com/golangci/golangci-lint/v2/cmd/golangci-lint@v2.15.0
+# So is the reference implementation of Rego, of the version that go.mod has.
+OPA      := go run github.com/open-policy-agent/opa@$(shell go list -m -f '{{.Version}}' github.com/open-policy-agent/opa)
 SUDO     := $(if $(filter 0,$(shell id -u)),,sudo)
 IMAGE    ?= ringfence:dev
 CMD      ?= $(SHELL)
@@ -45,6 +47,9 @@ lint: ## run the linters
 	go run $(GOLANGCI) run
 	shellcheck $(SHELL_FILES)
 	go test ./internal/lint
+	$(OPA) check --strict policies/*.rego
+	$(OPA) fmt --list --fail policies
+	$(OPA) test --coverage --threshold 100 policies/*.rego >/dev/null
 
 .PHONY: generate
 generate: ## compile bpf/ and generate its Go side

@@ -75,6 +75,7 @@ func (sb *Sandbox) take(ctx context.Context, set source.Set, r reading) {
 	if err == nil {
 		p, warnings, err = r.content.Load()
 	}
+	before := sb.keeper.engine.Policy()
 	if err == nil {
 		err = sb.SetPolicy(ctx, p)
 	}
@@ -92,9 +93,18 @@ func (sb *Sandbox) take(ctx context.Context, set source.Set, r reading) {
 		for _, w := range warnings {
 			log.Warn(w.String())
 		}
+		if !sameUser(before, p) {
+			log.Warn("the policy names another user: what runs keeps its own")
+		}
 		log.Info("a new policy is in force")
 	}
 	sb.agent.cfg.Sink.Emit(record)
+}
+
+func sameUser(a, b *policy.Policy) bool {
+	user, group := a.Process()
+	otherUser, otherGroup := b.Process()
+	return user == otherUser && group == otherGroup
 }
 
 func bounded(text string) string {

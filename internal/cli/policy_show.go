@@ -57,7 +57,9 @@ func (o *viewOptions) open(env Env, p *policy.Policy) (*view, error) {
 
 func (v *view) close() { _ = v.dir.Close() }
 
-func (v *view) links(p *policy.Policy) []policy.Link { return agent.FollowLinks(p, v.Root, v.user, nil) }
+func (v *view) links(p *policy.Policy) []policy.Link {
+	return agent.FollowLinks(p, v.Root, v.user, nil)
+}
 
 // loadSet reads and loads a policy for a command that looks at it. Warnings are
 // for check to tell.

@@ -52,10 +52,10 @@ type Reason string
 const (
 	ReasonAllowed               Reason = "allowed"
 	ReasonControlPlane          Reason = "control_plane"
-	ReasonNoEndpoint            Reason = "no_endpoint"  // no policy names this host
-	ReasonWrongPort             Reason = "wrong_port"   // the host is named, with other ports
-	ReasonWrongBinary           Reason = "wrong_binary" // host and port are named, for other programs
-	ReasonTaintedBinary         Reason = "tainted"      // it would match, but for its taints
+	ReasonNoEndpoint            Reason = "no_endpoint"      // no policy names this host
+	ReasonWrongPort             Reason = "wrong_port"       // the host is named, with other ports
+	ReasonWrongBinary           Reason = "wrong_binary"     // host and port are named, for other programs
+	ReasonTaintedBinary         Reason = "tainted"          // it would match, but for its taints
 	ReasonHashMismatch          Reason = "hash_mismatch"    // it would match, but its file has another hash
 	ReasonHashUnavailable       Reason = "hash_unavailable" // it would match, but its file's hash is not known
 	ReasonCustomRule            Reason = "custom_rule"      // a module of the operator's denies it

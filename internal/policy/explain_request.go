@@ -2,6 +2,7 @@ package policy
 
 import (
 	"fmt"
+	"net/http"
 	"regexp"
 	"slices"
 	"strings"
@@ -134,7 +135,7 @@ func (rule *Rule) coversPath(request flow.Request) bool {
 
 func (rule *Rule) coversMethod(request flow.Request) bool {
 	return rule.Method == "" || rule.Method == "*" || string(rule.Method) == request.Method ||
-		rule.Method == "GET" && request.Method == "HEAD"
+		rule.Method == http.MethodGet && request.Method == http.MethodHead
 }
 
 func (m Matcher) matches(value string) bool {

@@ -17,14 +17,14 @@ import (
 
 // Bounds of what is read. A file within them is loaded in well under a second.
 const (
-	MaxFile      = 262_144 // bytes of one source
-	maxSources   = 64
-	maxDepth     = 16 // mappings and lists within each other
-	maxNodes     = 100_000
-	maxNetworks  = 4096   // network policies, over all sources
-	maxItems     = 256    // values of one query key
-	maxPath      = 4096
-	maxName      = 64
+	MaxFile     = 262_144 // bytes of one source
+	maxSources  = 64
+	maxDepth    = 16 // mappings and lists within each other
+	maxNodes    = 100_000
+	maxNetworks = 4096 // network policies, over all sources
+	maxItems    = 256  // values of one query key
+	maxPath     = 4096
+	maxName     = 64
 )
 
 // Source is the text of one policy file under the name that messages give it.
