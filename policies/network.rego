@@ -32,12 +32,12 @@ port := format_int(input.network.port, 10)
 
 # decision is what the agent asks for: the ruling, unless a module of the
 # operator's objects to what it allows.
-decision := narrowed(ruling)
+decision := object.union(ruling, objection) if {
+	ruling.verdict != "deny"
+	objection
+} else := ruling
 
-narrowed(d) := object.union(d, {"verdict": "deny", "reason": "custom_rule", "objections": objections}) if {
-	d.verdict != "deny"
-	count(objections) > 0
-} else := d
+objection := {"verdict": "deny", "reason": "custom_rule", "objections": objections} if count(objections) > 0
 
 objections := sort([sprintf("%v", [message]) | some message in data.ringfence.custom.deny])
 
@@ -150,7 +150,7 @@ nearest contains entry.first if some entry in network_entries
 
 granting contains number if {
 	some number in named
-	some group in groups(number)
+	some group in index.programs[index.endpoints[number].key]
 	some image in fitting(group)
 	pinned(group, image)
 }
@@ -158,27 +158,27 @@ granting contains number if {
 # What is missing is the hash, or it is another file's.
 mismatched contains number if {
 	some number in named
-	some group in groups(number)
+	some group in index.programs[index.endpoints[number].key]
+	group.sha256
 	some image in fitting(group)
 	image.sha256 != group.sha256
 }
 
 unhashed contains number if {
 	some number in named
-	some group in groups(number)
+	some group in index.programs[index.endpoints[number].key]
+	group.sha256
 	some image in fitting(group)
-	not pinned(group, image)
+	not image.sha256
 }
 
 # A path of it would match, whatever is against the rest.
 called contains number if {
 	some number in named
-	some group in groups(number)
+	some group in index.programs[index.endpoints[number].key]
 	some image in images
 	calls(group, image)
 }
-
-groups(number) := index.programs[index.endpoints[number].key]
 
 images := array.concat([input.exec], input.exec.ancestors)
 
@@ -189,11 +189,17 @@ fitting(group) := [image |
 	tolerates(group, image)
 ]
 
-tolerates(group, image) if every taint in image.taints { group.taints[taint] }
+tolerates(group, image) if {
+	image.taints == []
+} else if {
+	every taint in image.taints { group.taints[taint] }
+}
 
-pinned(group, image) if group.sha256 == image.sha256
-
-pinned(group, _) if not group.sha256
+pinned(group, image) if {
+	not group.sha256
+} else if {
+	group.sha256 == image.sha256
+}
 
 names(group, image) if group.paths[image.path]
 

@@ -17,7 +17,10 @@ import data.ringfence.index
 import data.ringfence.network
 
 # decision is what the agent asks for, in one evaluation for each request.
-decision := network.narrowed(ruling)
+decision := object.union(ruling, network.objection) if {
+	ruling.verdict != "deny"
+	network.objection
+} else := ruling
 
 # What is not inspected was decided with the connection.
 ruling := network.ruling if {

@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"log/slog"
+	"math"
 	"slices"
 	"strconv"
 	"sync"
@@ -34,21 +35,22 @@ type keeper struct {
 	// applied is called after each new generation.
 	applied func()
 
-	mu    sync.Mutex // held while the next generation is made
-	links []policy.Link
+	mu     sync.Mutex // held while the next generation is made
+	links  []policy.Link
+	warned map[string]bool // what the log says once
 	// renewed says that there are other paths to watch.
 	renewed chan struct{}
 }
 
 func newKeeper(engine *policy.Engine, root *rootfs.Root, user rootfs.User, log *slog.Logger) *keeper {
-	return &keeper{engine: engine, root: root, user: user, log: log, applied: func() {}, renewed: make(chan struct{}, 1)}
+	return &keeper{engine: engine, root: root, user: user, log: log, applied: func() {}, renewed: make(chan struct{}, 1), warned: map[string]bool{}}
 }
 
 // replace makes a policy the next generation, with its links: a policy without
 // them would for a moment deny what it allows.
 func (k *keeper) replace(ctx context.Context, p *policy.Policy) error {
 	k.mu.Lock()
-	links := k.follow(p, nil)
+	links, _ := k.follow(p, nil)
 	err := k.engine.Replace(ctx, p, links)
 	if err == nil {
 		k.links = links
@@ -66,13 +68,13 @@ func (k *keeper) replace(ctx context.Context, p *policy.Policy) error {
 }
 
 // relink makes another generation where links lead elsewhere than before. A
-// watcher is told which directories decide that, before they are looked into.
-func (k *keeper) relink(ctx context.Context, w *watch.Watcher) error {
+// watcher is told which directories decide that, before they are looked into; it
+// reports whether the watcher took all of them.
+func (k *keeper) relink(ctx context.Context, w *watch.Watcher) (watched bool, err error) {
 	k.mu.Lock()
 	p := k.engine.Policy()
-	links := k.follow(p, w)
+	links, watched := k.follow(p, w)
 	changed := !slices.Equal(links, k.links)
-	var err error
 	if changed {
 		if err = k.engine.Replace(ctx, p, links); err == nil {
 			k.links = links
@@ -82,17 +84,18 @@ func (k *keeper) relink(ctx context.Context, w *watch.Watcher) error {
 	if changed && err == nil {
 		k.applied()
 	}
-	return err
+	return watched, err
 }
 
-// follow returns where the policy's paths lead, and has a watcher told of changes.
-func (k *keeper) follow(p *policy.Policy, w *watch.Watcher) []policy.Link {
+// follow returns where the policy's paths lead, and has a watcher, if there is
+// one, told of changes. The caller holds mu.
+func (k *keeper) follow(p *policy.Policy, w *watch.Watcher) (links []policy.Link, watched bool) {
 	if n := len(p.ExactPaths()); n > maxLinkPaths {
-		k.log.Warn("the policy names more programs than are looked up: the rest match by their own path only",
+		k.warn("the policy names more programs than are looked up: the rest match by their own path only",
 			"programs", n, "looked up", maxLinkPaths)
 	}
 	var failed error
-	links := FollowLinks(p, k.root, k.user, func(dir int) {
+	links = FollowLinks(p, k.root, k.user, func(dir int) {
 		if w == nil {
 			return
 		}
@@ -101,9 +104,17 @@ func (k *keeper) follow(p *policy.Policy, w *watch.Watcher) []policy.Link {
 		}
 	})
 	if failed != nil {
-		k.log.Warn("links that the policy names are looked up, but not all changes of them are seen", "error", failed)
+		k.warn("not all links that the policy names can be watched: looking every now and then", "error", failed)
 	}
-	return links
+	return links, failed == nil
+}
+
+// warn tells a thing once: it may be found at every look.
+func (k *keeper) warn(message string, args ...any) {
+	if !k.warned[message] {
+		k.warned[message] = true
+		k.log.Warn(message, args...)
+	}
 }
 
 // FollowLinks returns the paths of a policy that are symbolic links below a root,
@@ -126,13 +137,9 @@ func FollowLinks(p *policy.Policy, root *rootfs.Root, user rootfs.User, visit fu
 func (k *keeper) watch(ctx context.Context) error {
 	for ctx.Err() == nil {
 		if err := k.round(ctx); err != nil && ctx.Err() == nil {
-			// What was known stays; a link that is re-pointed meanwhile keeps its old
-			// meaning until the next look.
-			k.log.Warn("changes of links are not told: looking every now and then", "error", err)
-			select {
-			case <-ctx.Done():
-			case <-time.After(linkPoll):
-			}
+			// What was known stays.
+			k.log.Error("links that the policy names are not followed", "error", err)
+			k.pause(ctx, linkPoll)
 		}
 	}
 	return nil
@@ -142,20 +149,29 @@ func (k *keeper) watch(ctx context.Context) error {
 func (k *keeper) round(ctx context.Context) error {
 	w, err := watch.New()
 	if err != nil {
-		return fmt.Errorf("watch links: %w", k.orRelink(ctx, err))
+		k.mu.Lock()
+		k.warn("links that the policy names cannot be watched: looking every now and then", "error", err)
+		k.mu.Unlock()
+		if _, err := k.relink(ctx, nil); err != nil {
+			return err
+		}
+		k.pause(ctx, linkPoll)
+		return nil
 	}
 	defer w.Close()
-	if err := k.relink(ctx, w); err != nil {
-		return fmt.Errorf("follow links: %w", err)
+	watched, err := k.relink(ctx, w)
+	if err != nil {
+		return err
+	}
+	patience := time.Duration(math.MaxInt64)
+	if !watched {
+		patience = linkPoll
 	}
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
 	go func() {
-		select {
-		case <-k.renewed:
-			cancel()
-		case <-ctx.Done():
-		}
+		k.pause(ctx, patience)
+		cancel()
 	}()
 	if err := w.Wait(ctx, linkQuiet); err != nil && ctx.Err() == nil {
 		return fmt.Errorf("watch links: %w", err)
@@ -163,10 +179,13 @@ func (k *keeper) round(ctx context.Context) error {
 	return nil
 }
 
-// orRelink looks without a watcher; it returns the reason why there is none.
-func (k *keeper) orRelink(ctx context.Context, reason error) error {
-	if err := k.relink(ctx, nil); err != nil {
-		return err
+// pause waits until there are other paths to watch, the time is over, or ctx ends.
+func (k *keeper) pause(ctx context.Context, at time.Duration) {
+	timer := time.NewTimer(at)
+	defer timer.Stop()
+	select {
+	case <-k.renewed:
+	case <-timer.C:
+	case <-ctx.Done():
 	}
-	return reason
 }

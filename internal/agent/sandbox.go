@@ -67,7 +67,7 @@ func (a *Agent) CreateSandbox(ctx context.Context, cfg SandboxConfig) (_ *Sandbo
 	}
 	sb.keeper = newKeeper(cfg.Engine, rootfs.New(sb.Root()), cfg.User, a.cfg.Log.With("sandbox", cfg.Name))
 	// Before anything runs that a link could stand for.
-	if err := sb.keeper.relink(ctx, nil); err != nil {
+	if _, err := sb.keeper.relink(ctx, nil); err != nil {
 		return nil, errors.Join(err, sb.Sandbox.Close())
 	}
 	sb.serve(ctx, cfg)

@@ -85,11 +85,14 @@ func grow(t *testing.T, random *rand.Rand) (*tree, []string) {
 
 // openInRoot returns where the kernel says that a path leads.
 func (t *tree) openInRoot(path string) (string, error) {
-	root := int(t.root.dir.Fd())
-	fd, err := unix.Openat2(root, path, &unix.OpenHow{
+	how := unix.OpenHow{
 		Flags:   unix.O_PATH | unix.O_CLOEXEC,
 		Resolve: unix.RESOLVE_IN_ROOT | unix.RESOLVE_NO_MAGICLINKS,
-	})
+	}
+	fd, err := -1, error(unix.EAGAIN)
+	for err == unix.EAGAIN { // it met "..", and something was renamed on this machine
+		fd, err = unix.Openat2(int(t.root.dir.Fd()), path, &how)
+	}
 	if err != nil {
 		return "", err
 	}

@@ -159,9 +159,11 @@ func (w *walk) look(name string) error {
 		return fmt.Errorf("stat directory: %w", err)
 	}
 	// A directory that changed meanwhile may have been the user's for a moment, in
-	// which the entry was put there. Who watches it looks again anyway. (Linux
-	// before 6.13 takes two changes within a tick for one.)
-	if before.Ctim != after.Ctim || w.user.mayReplace(dir, &after, &w.top().stat) {
+	// which the entry was put there. Who watches it looks again anyway. Its time is
+	// not enough: it changes a moment before the entry does and after the mode, and
+	// before Linux 6.13 once a tick.
+	entry := &w.top().stat
+	if before.Ctim != after.Ctim || w.user.mayReplace(dir, &before, entry) || w.user.mayReplace(dir, &after, entry) {
 		w.link.Writable = true
 	}
 	return nil
