@@ -27,6 +27,7 @@ enum bound {
 #define TAINT_MEMFD (1u << 2)
 #define TAINT_NO_PATH (1u << 3)
 #define TAINT_FILTERED (1u << 4)
+/* 1u << 5 is the agent's own: writable, of a link that a policy names. */
 
 struct address {
 	__be32 words[4]; /* network order */

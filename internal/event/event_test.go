@@ -185,7 +185,9 @@ func TestSummary(t *testing.T) {
 	deny := &flow.Record{Reason: flow.ReasonNoEndpoint, Binary: "/bin/\x1b[31msh", Host: "2001:db8::1", Port: 80, Hint: "add\nit"}
 	kernel := &flow.Record{Reason: flow.ReasonUDP, Count: 40}
 	Tee{&s, &s}.Emit(allow)
-	for _, r := range []*flow.Record{allow, deny, kernel} {
+	loaded := &flow.Record{Verdict: flow.Allow, Mode: flow.ModePolicy, Reason: flow.ReasonPolicyLoaded}
+	refused := &flow.Record{Mode: flow.ModePolicy, Reason: flow.ReasonPolicyRefused}
+	for _, r := range []*flow.Record{allow, deny, kernel, loaded, refused} {
 		s.Emit(r)
 	}
 	if err := s.Render(&b); err != nil {
@@ -193,6 +195,7 @@ func TestSummary(t *testing.T) {
 	}
 	const want = `VERDICT  COUNT  PROGRAM          TARGET            REASON
 deny        40  -                -                 udp
+deny         1  -                -                 policy_refused
 deny         1  /bin/\x1b[31msh  [2001:db8::1]:80  no_endpoint
   hint: add�it
 allow        3  /usr/bin/curl    example.com:443   allowed

@@ -43,8 +43,11 @@ type group struct {
 	hint  string // the first one given
 }
 
-// Emit counts the record.
+// Emit counts the record. A policy that was loaded is no connection.
 func (s *Summary) Emit(r *flow.Record) {
+	if r.Mode == flow.ModePolicy && r.Verdict == flow.Allow {
+		return
+	}
 	key := groupKey{verdict: r.Verdict, binary: r.Binary, host: r.Host, port: r.Port, reason: r.Reason}
 	count := max(r.Count, 1)
 	s.mu.Lock()
