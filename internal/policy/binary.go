@@ -33,6 +33,8 @@ func (p *BinaryPath) read(r *reader, n *yaml.Node, field string) {
 	}
 }
 
+func (*Binary) example() string { return "- path: /usr/bin/git" }
+
 // Digest is a SHA-256 in lower-case hexadecimal digits.
 type Digest string
 

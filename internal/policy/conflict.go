@@ -35,8 +35,8 @@ func conflicts(networks []Network) []Problem {
 			for _, a := range group[:i] {
 				if field := disagreement(a, b); field != "" {
 					problems = append(problems, Problem{b.place, fmt.Sprintf(
-						"overlaps the equally specific %s (%s:%d) for the same programs, and differs in %s",
-						a.place.Field, a.place.File, a.place.Line, field)})
+						"overlaps the equally specific %s (%s:%d:%d) for the same programs, and differs in %s",
+						a.place.Field, a.place.File, a.place.Line, a.place.Column, field)})
 					break
 				}
 			}

@@ -36,6 +36,10 @@ type (
 	word interface{ words() []string }
 	// object is a mapping with fixed fields.
 	object interface{ located() *mapping }
+	// advisor is an object that knows what was meant by a field that it has not.
+	advisor interface{ advise(name string) string }
+	// exampled is an object that shows how it is written.
+	exampled interface{ example() string }
 	// checked is an object whose fields must go together.
 	checked interface{ check(r *reader) }
 )
@@ -137,7 +141,12 @@ func (r *reader) decode(n *yaml.Node, field string, v reflect.Value, b bounds) {
 func (r *reader) object(n *yaml.Node, field string, v reflect.Value, o object) {
 	m := o.located()
 	m.place, m.node, m.values = r.place(n, field), n, map[string]*yaml.Node{}
+	if e, ok := o.(exampled); ok && n.Kind != yaml.MappingNode {
+		r.fail(n, field, "must be a mapping (field: value), not %s; write %s", describe(n), strconv.Quote(e.example()))
+		return
+	}
 	known := r.fieldsOf(v.Type())
+	meant := map[string]bool{} // by fields that are not known
 	r.pairs(n, field, func(key, value *yaml.Node, sub string) {
 		i := slices.IndexFunc(known, func(f fieldInfo) bool { return f.name == key.Value })
 		switch {
@@ -147,12 +156,14 @@ func (r *reader) object(n *yaml.Node, field string, v reflect.Value, o object) {
 		case notYet(key.Value):
 			r.fail(key, sub, "is not enforced by this version, so it is refused; remove it")
 		default:
-			r.fail(key, sub, "unknown field%s", unknownField(key.Value, known))
+			near, text := unknownField(key.Value, known, o)
+			meant[near] = true
+			r.fail(key, sub, "unknown field%s", text)
 		}
 	})
 	if n.Kind == yaml.MappingNode {
 		for _, f := range known {
-			if f.required && !m.has(f.name) {
+			if f.required && !m.has(f.name) && !meant[f.name] {
 				r.fail(n, field, "has no %s%s", f.name, f.missing)
 			}
 		}
@@ -187,13 +198,20 @@ func notYet(name string) bool {
 	return strings.HasPrefix(name, "graphql_")
 }
 
-func unknownField(name string, known []fieldInfo) string {
+// unknownField returns the field that was meant, where that can be told, and what
+// to say of it.
+func unknownField(name string, known []fieldInfo, o object) (near, text string) {
+	if a, ok := o.(advisor); ok {
+		if advice := a.advise(name); advice != "" {
+			return known[0].name, "; " + advice
+		}
+	}
 	names := make([]string, len(known))
 	for i, f := range known {
 		names[i] = f.name
 	}
-	if near := nearest(name, names); near != "" {
-		return ", did you mean " + near + "?"
+	if near = nearest(name, names); near != "" {
+		text = ", did you mean " + near + "?"
 	}
-	return ""
+	return near, text
 }

@@ -2,6 +2,7 @@ package policy
 
 import (
 	"cmp"
+	"net/netip"
 	"regexp"
 	"slices"
 
@@ -27,6 +28,10 @@ type Explanation struct {
 	// Requests are what the endpoints that decide the request say, in the order of
 	// precedence; nil without a request, and where none is inspected.
 	Requests []RequestMatch
+	// Dial is why the target will not be dialled though it is allowed: the reason of a
+	// literal address that is refused. Empty otherwise; a name's addresses are checked
+	// when it is dialled.
+	Dial flow.Reason
 	// Programs are the keys of the policies that name exactly the program, and that do
 	// not name the host.
 	Programs []string
@@ -63,35 +68,35 @@ type BinaryMatch struct {
 	Taints flow.Taint
 }
 
-// grades order outcomes from the best to the farthest miss.
-func grades() []flow.Reason {
-	return []flow.Reason{
-		flow.ReasonInspectionUnavailable, flow.ReasonAllowed, flow.ReasonHashMismatch, flow.ReasonHashUnavailable,
-		flow.ReasonTaintedBinary, flow.ReasonWrongBinary, flow.ReasonPortRefused, flow.ReasonWrongPort,
-	}
-}
+// granted is the grade of what is allowed. Of that the more specific endpoint
+// decides, inspected or not.
+const granted = 0
 
+// grade orders outcomes from the best to the farthest miss.
 func grade(r flow.Reason) int {
-	// Of what is granted the more specific decides, inspected or not.
 	if r == flow.ReasonInspectionUnavailable {
 		r = flow.ReasonAllowed
 	}
-	return slices.Index(grades(), r)
+	return slices.Index([]flow.Reason{
+		flow.ReasonAllowed, flow.ReasonHashMismatch, flow.ReasonHashUnavailable,
+		flow.ReasonTaintedBinary, flow.ReasonWrongBinary, flow.ReasonPortRefused, flow.ReasonWrongPort,
+	}, r)
 }
 
 // Explain answers a question and says why.
 func (e *Engine) Explain(q Question) *Explanation {
 	g := e.current.Load()
-	x := &Explanation{}
-	if q.Request != nil {
-		x.Decision = e.DecideRequest(q.Identity, q.Target, *q.Request)
-	} else {
-		x.Decision = e.Decide(q.Identity, q.Target)
-	}
-	if q.Identity == nil || x.Decision.Reason == flow.ReasonControlPlane {
+	x := &Explanation{Decision: e.exempt(g, q.Identity, q.Target)}
+	if x.Decision != nil {
 		return x
 	}
-	w := walk{question: q, links: g.written, ports: clusterPorts()}
+	if q.Request != nil {
+		x.Decision = g.evaluateRequest(q.Identity, q.Target, *q.Request)
+	} else {
+		x.Decision = g.decide(q.Identity, q.Target)
+	}
+	x.Dial = refusedAddress(x.Decision, q.Target)
+	w := walk{question: q, links: g.written}
 	all := g.policy.byPrecedence()
 	for i := range all {
 		if m, ok := w.match(all[i]); ok {
@@ -103,18 +108,37 @@ func (e *Engine) Explain(q Question) *Explanation {
 		x.Requests = requestMatches(x.Matches, *q.Request)
 	}
 	x.Programs = w.programs(g.policy, x.Matches)
-	x.Suggestion = suggest(q, x)
+	x.Suggestion = suggest(g.policy, q, x)
 	return x
+}
+
+// refusedAddress returns why a literal address is not dialled; "" where it is.
+func refusedAddress(d *flow.Decision, target flow.Target) flow.Reason {
+	if !d.Verdict.Passes() || !target.Addr.IsValid() {
+		return ""
+	}
+	switch flow.ClassOf(target.Addr) {
+	case flow.ClassPublic:
+		return ""
+	case flow.ClassSpecial:
+		if slices.ContainsFunc(d.AllowedIPs, func(p netip.Prefix) bool { return p.Contains(target.Addr) }) {
+			return ""
+		}
+		return flow.ReasonPrivateAddress
+	}
+	return flow.ReasonUnsafeAddress
 }
 
 // walk goes over a policy for one question.
 type walk struct {
 	question Question
 	links    []Link
-	ports    []uint16 // never opened without a host
 }
 
-func clusterPorts() []uint16 { return []uint16{2379, 2380, 6443, 10250, 10255} }
+// isClusterPort reports whether a port is never opened without a host.
+func isClusterPort(port uint16) bool {
+	return slices.Contains([]uint16{2379, 2380, 6443, 10250, 10255}, port)
+}
 
 // match returns how an endpoint stands to the question, if it names the host.
 func (w *walk) match(o opened) (Match, bool) {
@@ -141,7 +165,7 @@ func (w *walk) outcome(m *Match) flow.Reason {
 	switch {
 	case !m.PortMatches:
 		return flow.ReasonWrongPort
-	case m.Host == "" && slices.Contains(w.ports, w.question.Target.Port):
+	case m.Host == "" && isClusterPort(w.question.Target.Port):
 		return flow.ReasonPortRefused
 	case m.Binary == nil:
 		return flow.ReasonWrongBinary

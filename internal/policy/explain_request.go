@@ -28,13 +28,13 @@ type RequestMatch struct {
 // requestMatches returns what the endpoints say that judge a request together: of
 // those that are granted the equally specific, and of these, by path.
 func requestMatches(matches []Match, request flow.Request) []RequestMatch {
-	granted := slices.DeleteFunc(slices.Clone(matches), func(m Match) bool { return grade(m.Outcome) != grade(flow.ReasonAllowed) })
-	if len(granted) == 0 || !granted[0].endpoint.inspect {
+	matches = slices.DeleteFunc(slices.Clone(matches), func(m Match) bool { return grade(m.Outcome) != granted })
+	if len(matches) == 0 || !matches[0].endpoint.inspect {
 		return nil
 	}
-	first := granted[0].endpoint.Host
+	first := matches[0].endpoint.Host
 	var candidates []RequestMatch
-	for _, m := range granted {
+	for _, m := range matches {
 		if m.endpoint.inspect && m.endpoint.Host.class() == first.class() && m.endpoint.Host.literals() == first.literals() {
 			candidates = append(candidates, RequestMatch{Policy: m.Policy, Key: m.Key, Place: m.Place, endpoint: m.endpoint,
 				Audit: m.endpoint.settings().enforcement != enforce})
@@ -117,9 +117,9 @@ func (m *RequestMatch) judgeAllowed(request flow.Request) {
 // methods returns the methods of a preset; nil for full, which has no list.
 func (a Access) methods() []string {
 	switch a {
-	case "read-only":
+	case accessReadOnly:
 		return []string{"GET", "HEAD", "OPTIONS"}
-	case "read-write":
+	case accessReadWrite:
 		return []string{"GET", "HEAD", "OPTIONS", "POST", "PUT", "PATCH"}
 	}
 	return nil

@@ -2,7 +2,6 @@ package policy
 
 import (
 	"fmt"
-	"strconv"
 
 	lru "github.com/hashicorp/golang-lru/v2"
 	"github.com/open-policy-agent/opa/v1/ast"
@@ -93,7 +92,7 @@ func (g *generation) ask(query rego.PreparedEvalQuery, input ast.Value) *flow.De
 		d, err = readAnswer(results)
 	}
 	if err != nil {
-		d = &flow.Decision{Reason: flow.ReasonPolicyError, Hint: "the policy engine failed: " + strconv.QuoteToASCII(err.Error())}
+		d = &flow.Decision{Reason: flow.ReasonPolicyError, Hint: "the policy engine failed: " + quotePath(err.Error())}
 	}
 	d.Engine, d.Generation = flow.EngineOPA, g.number
 	return d

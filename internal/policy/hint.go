@@ -16,16 +16,24 @@ func hint(d *flow.Decision, id *flow.Identity, target flow.Target) string {
 		if target.Addr.IsValid() && flow.ClassOf(target.Addr) == flow.ClassRefused {
 			return target.Host + " is never dialled, whatever a policy says"
 		}
-		return fmt.Sprintf("no policy names %s; add an endpoint {host: %q, port: %d} to one whose binaries hold %s",
-			target.Host, target.Host, target.Port, quotePath(id.Path))
+		allowed := ""
+		if target.Addr.IsValid() && flow.ClassOf(target.Addr) == flow.ClassSpecial {
+			allowed = fmt.Sprintf(", allowed_ips: [%q]", target.Host)
+		}
+		return fmt.Sprintf("no policy names %s; add an endpoint {host: %q, port: %d%s} to one whose binaries hold %s",
+			target.Host, target.Host, target.Port, allowed, quotePath(id.Path))
 	case flow.ReasonWrongPort:
 		return fmt.Sprintf("policy %s names %s, but not port %d; add it to the endpoint's ports",
 			d.Policy, target.Host, target.Port)
 	case flow.ReasonWrongBinary:
+		if BinaryPath(id.Path).IsGlob() {
+			return fmt.Sprintf("policy %s opens %s for other programs, and a binary cannot name %s: its star would stand for other files too",
+				d.Policy, target, quotePath(id.Path))
+		}
 		return fmt.Sprintf("policy %s opens %s for other programs; add {path: %s} to its binaries",
 			d.Policy, target, quotePath(id.Path))
 	case flow.ReasonTaintedBinary:
-		return fmt.Sprintf("policy %s would match, but %s", d.Policy, taintedImage(id))
+		return fmt.Sprintf("policy %s would match, but %s; the binary may put up with it by allow_taints", d.Policy, taintedImage(id))
 	case flow.ReasonHashMismatch:
 		return fmt.Sprintf("policy %s would match, but the file is another than its sha256 says; if it was updated, write the new one", d.Policy)
 	case flow.ReasonHashUnavailable:

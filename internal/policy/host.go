@@ -5,6 +5,7 @@ import (
 	"net/netip"
 	"regexp"
 	"strings"
+	"unicode"
 
 	"go.yaml.in/yaml/v3"
 
@@ -47,13 +48,25 @@ func (h *Host) read(r *reader, n *yaml.Node, field string) {
 	}
 	name, err := flow.CanonicalHost(text)
 	if err != nil {
-		r.fail(n, field, "%v%s", err, hostMeant(text))
+		r.fail(n, field, "%s", HostFault(text, err))
 		return
 	}
 	h.text = name
 }
 
-// hostMeant says how to write what was probably meant: people paste URLs.
+// HostFault says what is wrong with a text that is no host, and how to write what
+// was probably meant.
+func HostFault(text string, err error) string {
+	if strings.ContainsFunc(text, func(c rune) bool { return c > unicode.MaxASCII }) {
+		return fmt.Sprintf("%q is not a host name: write it in its ASCII form (xn--…)", text)
+	}
+	if meant := hostMeant(text); meant != "" {
+		return fmt.Sprintf("%q is not a host name; did you mean %s?", text, meant)
+	}
+	return err.Error()
+}
+
+// hostMeant returns what was probably meant: people paste URLs.
 func hostMeant(text string) string {
 	if _, rest, ok := strings.Cut(text, "://"); ok {
 		text = rest
@@ -65,11 +78,11 @@ func hostMeant(text string) string {
 	case err != nil:
 		return ""
 	case port != "":
-		return fmt.Sprintf(" (did you mean host: %s with port: %.5s?)", name, port)
+		return fmt.Sprintf("host %s with port %.5s", name, port)
 	case rest != "":
-		return fmt.Sprintf(" (did you mean host: %s? A path belongs to rules)", name)
+		return fmt.Sprintf("host %s with a path in its rules", name)
 	}
-	return fmt.Sprintf(" (did you mean %s?)", name)
+	return name
 }
 
 func (r *reader) literal(n *yaml.Node, field string, addr netip.Addr) Host {

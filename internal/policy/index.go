@@ -91,7 +91,7 @@ func (x *index) groups(binaries []Binary) []any {
 	var order []conditions
 	members := map[conditions][]Binary{}
 	for _, b := range binaries {
-		c := conditions{fmt.Sprint(sorted(b.AllowTaints)), b.SHA256}
+		c := conditions{fmt.Sprint(slices.Sorted(slices.Values(b.AllowTaints))), b.SHA256}
 		if members[c] == nil {
 			order = append(order, c)
 		}
@@ -187,7 +187,7 @@ func (x *index) rule(rule Rule) map[string]any {
 		query[key] = values.expression()
 		x.patterns++
 	}
-	compiled := map[string]any{"method": string(or(rule.Method, "*")), "query": query}
+	compiled := map[string]any{"method": string(cmp.Or(rule.Method, "*")), "query": query}
 	if rule.Path != "" {
 		compiled["path"] = x.pattern(rule.Path)
 	}
@@ -234,7 +234,7 @@ func bucketOf(p netip.Prefix) string {
 	switch {
 	case p.Addr().Is4() && p.Bits() >= 16:
 		return parts[0] + "." + parts[1]
-	case p.Addr().Is4() && p.Bits() >= 8, p.Bits() >= 16:
+	case p.Addr().Is4() && p.Bits() >= 8, p.Bits() >= 16 && parts[0] != "0": // a run of zeros may be left out
 		return parts[0]
 	}
 	return ""

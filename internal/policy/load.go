@@ -218,15 +218,18 @@ func (v *Version) read(r *reader, n *yaml.Node, field string) {
 type Networks []Network
 
 func (all *Networks) read(r *reader, n *yaml.Node, field string) {
+	if n.Kind != yaml.MappingNode {
+		r.fail(n, field, "must be a mapping (key: policy), not %s; write {} for none", describe(n))
+		return
+	}
 	r.pairs(n, field, func(key, value *yaml.Node, sub string) {
 		if key.Value == "" || len(key.Value) > maxName || strings.ContainsFunc(key.Value, func(c rune) bool { return !isKeyRune(c) }) {
-			r.fail(key, sub, "a policy's key has 1 to %d letters, digits, '_' and '-'", maxName)
-			return
+			r.fail(key, sub, "a policy's key has 1 to %d letters, digits, '_' and '-'", maxName) // and go on: one mistake hides no other
 		}
 		network := Network{key: key.Value}
 		r.decode(value, sub, reflect.ValueOf(&network).Elem(), bounds{})
 		network.place = r.place(key, sub)
-		network.Name = or(network.Name, network.key)
+		network.Name = cmp.Or(network.Name, network.key)
 		*all = append(*all, network)
 	})
 }

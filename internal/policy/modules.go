@@ -44,10 +44,10 @@ func (p *Policy) WithModules(sources []Source) (*Policy, error) {
 		narrowed.modules = append(narrowed.modules, module{source.Name, m})
 	}
 	if len(problems) == 0 {
-		_, problems = compile(narrowed.modules)
+		problems = checkDeny(narrowed.modules)
 	}
 	if len(problems) == 0 {
-		problems = checkDeny(narrowed.modules)
+		_, problems = compile(narrowed.modules)
 	}
 	if len(problems) > 0 {
 		return nil, problems
@@ -84,11 +84,11 @@ func checkDeny(modules []module) LoadError {
 			continue
 		}
 		for _, rule := range m.ast.Rules {
-			if rule.Head.Name.String() != "deny" && rule.Head.Ref().String() != "deny" {
+			if !rule.Head.Ref()[0].Equal(ast.VarTerm("deny")) {
 				continue
 			}
 			defined = true
-			if rule.Head.RuleKind() != ast.MultiValue {
+			if rule.Head.RuleKind() != ast.MultiValue || len(rule.Head.Ref()) > 1 {
 				problems = append(problems, Problem{placeOf(rule.Location), "deny must be a set of messages: write \"deny contains message if { ... }\""})
 			}
 		}

@@ -6,6 +6,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"unicode"
 
 	"go.yaml.in/yaml/v3"
 )
@@ -80,8 +81,8 @@ func (r *reader) text(n *yaml.Node, field string, limit int) (string, bool) {
 		r.fail(n, field, "must be text, not %s", describe(n))
 	case len(n.Value) > limit:
 		r.fail(n, field, "has %d bytes, at most %d are allowed", len(n.Value), limit)
-	case strings.ContainsFunc(n.Value, func(c rune) bool { return c < ' ' || c == 0x7f }):
-		r.fail(n, field, "holds a control character")
+	case strings.ContainsFunc(n.Value, func(c rune) bool { return c == unicode.ReplacementChar || !unicode.IsGraphic(c) }):
+		r.fail(n, field, "holds a control character, or another that cannot be shown")
 	default:
 		return n.Value, true
 	}

@@ -95,6 +95,15 @@ func (m Matcher) expression() string {
 	return anyOf(expressions)
 }
 
+// advise helps whoever writes a rule without its "allow".
+func (*AllowRule) advise(name string) string {
+	switch name {
+	case "method", "path", "query":
+		return "it belongs under allow, as in \"- allow: { method: GET, path: /v1/** }\""
+	}
+	return ""
+}
+
 func (rule *Rule) check(r *reader) {
 	if len(rule.node.Content) == 0 {
 		r.fail(rule.node, rule.place.Field, "is empty: name a method or a path")

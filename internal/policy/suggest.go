@@ -1,6 +1,7 @@
 package policy
 
 import (
+	"cmp"
 	"fmt"
 	"path"
 	"regexp"
@@ -8,16 +9,27 @@ import (
 	"strconv"
 	"strings"
 
+	"go.yaml.in/yaml/v3"
+
 	"github.com/ringfence/ringfence/internal/flow"
 )
 
 // suggest returns the YAML that would allow what was denied, to be merged into the
 // policy; "" where there is nothing to add.
-func suggest(q Question, x *Explanation) string {
+//
+// What it names are the sandbox's own bytes, and a person may take it over as it
+// is: so a path that would be read as a pattern is not suggested.
+func suggest(p *Policy, q Question, x *Explanation) string {
+	if BinaryPath(q.Identity.Path).IsGlob() {
+		return ""
+	}
 	switch x.Decision.Reason {
 	case flow.ReasonNoEndpoint:
-		return suggestEndpoint(q)
+		return suggestPolicy(p, q)
 	case flow.ReasonWrongPort, flow.ReasonPortRefused:
+		if x.Matches[0].Binary == nil || x.Matches[0].Outcome == flow.ReasonPortRefused {
+			return suggestPolicy(p, q)
+		}
 		return suggestPort(q, &x.Matches[0])
 	case flow.ReasonWrongBinary:
 		return snippet(x.Matches[0].Key, "", "binaries:", "  - path: "+yamlText(q.Identity.Path))
@@ -29,32 +41,46 @@ func suggest(q Question, x *Explanation) string {
 	return ""
 }
 
-// suggestEndpoint makes a policy for this program alone. One that is there for it
-// may be for others too, who have no need of the target.
-func suggestEndpoint(q Question) string {
-	if q.Target.Addr.IsValid() && flow.ClassOf(q.Target.Addr) == flow.ClassRefused {
-		return "" // never dialled
-	}
+// suggestPolicy makes a policy for this program and target alone. One that is
+// there may be for others too, who have no need of it.
+func suggestPolicy(p *Policy, q Question) string {
 	endpoint := fmt.Sprintf("  - { host: %s, port: %d }", yamlText(q.Target.Host), q.Target.Port)
-	key := regexp.MustCompile(`[^A-Za-z0-9_]+`).ReplaceAllString(path.Base(q.Identity.Path), "_")
-	key = key[:min(len(key), maxName)]
-	return snippet(or(key, "new"), "a new policy", "endpoints:", endpoint, "binaries:", "  - path: "+yamlText(q.Identity.Path))
+	if q.Target.Addr.IsValid() {
+		switch flow.ClassOf(q.Target.Addr) {
+		case flow.ClassRefused:
+			return "" // never dialled
+		case flow.ClassSpecial:
+			endpoint = fmt.Sprintf("  - { host: %[1]s, port: %[2]d, allowed_ips: [%[1]s] }", yamlText(q.Target.Host), q.Target.Port)
+		}
+	}
+	return snippet(newKey(p, q.Identity.Path), "a new policy", "endpoints:", endpoint, "binaries:", "  - path: "+yamlText(q.Identity.Path))
 }
 
+// newKey returns a key for a program's policy that no other has.
+func newKey(p *Policy, program string) string {
+	base := regexp.MustCompile(`[^A-Za-z0-9_]+`).ReplaceAllString(path.Base(program), "_")
+	base = cmp.Or(base[:min(len(base), maxName-4)], "new")
+	key := base
+	for n := 2; slices.ContainsFunc(p.networks, func(n Network) bool { return n.key == key || n.Name == key }) && n < 1000; n++ {
+		key = fmt.Sprintf("%s_%d", base, n)
+	}
+	return key
+}
+
+// suggestPort writes the endpoint out with one port more: what else it says must
+// not be lost.
 func suggestPort(q Question, m *Match) string {
-	if m.Outcome == flow.ReasonPortRefused {
-		return snippet(m.Key, "", "endpoints:", fmt.Sprintf("  - { host: %s, port: %d }", yamlText(q.Target.Host), q.Target.Port))
+	wider := *m.endpoint
+	wider.Ports = append(slices.Clone(wider.Ports), Port(q.Target.Port))
+	text, err := yaml.Marshal([]*Endpoint{&wider})
+	if err != nil {
+		return ""
 	}
-	var ports []string
-	for _, port := range append(slices.Clone(m.Ports), Port(q.Target.Port)) {
-		ports = append(ports, strconv.Itoa(int(port)))
+	lines := []string{"endpoints:"}
+	for line := range strings.Lines(string(text)) {
+		lines = append(lines, "  "+strings.TrimSuffix(line, "\n"))
 	}
-	where := "host: " + yamlText(m.Host)
-	if m.Host == "" {
-		where = "allowed_ips: [" + strings.ReplaceAll(joinPrefixes(m.endpoint.AllowedIPs), " ", ", ") + "]"
-	}
-	return snippet(m.Key, "in place of "+m.Place.Field, "endpoints:",
-		fmt.Sprintf("  - { %s, ports: [%s] }", where, strings.Join(ports, ", ")))
+	return snippet(m.Key, "in place of "+m.Place.Field, lines...)
 }
 
 func suggestTaints(m *Match) string {
@@ -72,11 +98,11 @@ func suggestRule(request *flow.Request, judges []RequestMatch) string {
 	m := judges[0]
 	where := "in " + m.Place.Field
 	if m.endpoint.Access != "" {
-		access := "full"
-		if slices.Contains(Access("read-write").methods(), request.Method) {
-			access = "read-write"
+		access := accessFull
+		if slices.Contains(accessReadWrite.methods(), request.Method) {
+			access = accessReadWrite
 		}
-		return snippet(m.Key, where, "endpoints:", "  - access: "+access)
+		return snippet(m.Key, where+", for every path", "endpoints:", "  - access: "+string(access))
 	}
 	return snippet(m.Key, where, "endpoints:", "  - rules:",
 		fmt.Sprintf("      - allow: { method: %s, path: %s }", yamlText(request.Method), yamlText(request.Path)))

@@ -1,7 +1,5 @@
 package policy
 
-import "slices"
-
 // Protocol is what is spoken at an endpoint.
 type Protocol string
 
@@ -36,9 +34,16 @@ func (*Enforcement) words() []string { return []string{"enforce", "audit"} }
 // Access is a preset of allowed requests.
 type Access string
 
-const accessFull Access = "full"
+// The presets.
+const (
+	accessReadOnly  Access = "read-only"
+	accessReadWrite Access = "read-write"
+	accessFull      Access = "full"
+)
 
-func (*Access) words() []string { return []string{"read-only", "read-write", "full"} }
+func (*Access) words() []string {
+	return []string{string(accessReadOnly), string(accessReadWrite), string(accessFull)}
+}
 
 // Compatibility is how strictly the file system must be fenced.
 type Compatibility string
@@ -46,17 +51,3 @@ type Compatibility string
 const hardRequirement Compatibility = "hard_requirement"
 
 func (*Compatibility) words() []string { return []string{"best_effort", "hard_requirement"} }
-
-func or[T comparable](value, fallback T) T {
-	var zero T
-	if value == zero {
-		return fallback
-	}
-	return value
-}
-
-func sorted[T ~string](values []T) []T {
-	values = slices.Clone(values)
-	slices.Sort(values)
-	return values
-}
