@@ -30,15 +30,19 @@ ruling := network.ruling if {
 } else := answer("deny", "encoded_slash", number, "") if {
 	contains(lower(input.request.path), "%2f")
 	number := min(strict)
-} else := answer(refusal, "deny_rule", first[0], first[1]) if {
+} else := answer(refusal, "deny_rule", first[0], sprintf("deny_rules[%d]", [first[1]])) if {
 	first := min(denying)
-} else := answer("allow", "allowed", first[0], first[1]) if {
+} else := answer("allow", "allowed", first[0], rule_name(first[1])) if {
 	first := min(allowing)
 } else := answer(refusal, "no_rule", number, "") if {
 	number := min(concerned)
 }
 
 answer(verdict, reason, number, rule) := object.union(network.answer(verdict, reason, number), {"rule": rule})
+
+rule_name(i) := "access" if {
+	i < 0
+} else := sprintf("rules[%d]", [i])
 
 inspected if index.endpoints[network.granted].inspect
 
@@ -91,9 +95,10 @@ refusal := "deny" if {
 	index.endpoints[number].enforcement != "audit"
 }
 
-# Rules: one that denies beats all that allow.
+# Rules: one that denies beats all that allow. The first is named; a preset stands
+# before the first.
 
-denying contains [number, sprintf("deny_rules[%d]", [i])] if {
+denying contains [number, i] if {
 	some number in judging
 	some i, rule in index.endpoints[number].deny_rules
 	covers(rule)
@@ -103,7 +108,7 @@ denying contains [number, sprintf("deny_rules[%d]", [i])] if {
 	}
 }
 
-allowing contains [number, sprintf("rules[%d]", [i])] if {
+allowing contains [number, i] if {
 	some number in judging
 	some i, rule in index.endpoints[number].rules
 	covers(rule)
@@ -113,7 +118,7 @@ allowing contains [number, sprintf("rules[%d]", [i])] if {
 	}
 }
 
-allowing contains [number, "access"] if {
+allowing contains [number, -1] if {
 	some number in judging
 	some method in presets[index.endpoints[number].access]
 	method in {"*", input.request.method}

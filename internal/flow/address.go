@@ -135,7 +135,8 @@ func embedded(addr netip.Addr) (netip.Addr, bool) {
 }
 
 // RefusedOverlap returns a network that is always refused and that overlaps p,
-// directly or in an embedded form; invalid for none.
+// directly or in an embedded form, or a metadata network that holds all of p;
+// invalid for none.
 func RefusedOverlap(p netip.Prefix) netip.Prefix {
 	for _, refused := range refusedNetworks {
 		if refused.Overlaps(p) {
@@ -148,6 +149,12 @@ func RefusedOverlap(p netip.Prefix) netip.Prefix {
 			if inside := e.embed(refused); inside.Overlaps(p) {
 				return inside
 			}
+		}
+	}
+	// Of other networks these are small parts, which no configuration opens either.
+	for _, m := range metadata {
+		if m.Bits() <= p.Bits() && m.Contains(p.Addr()) {
+			return m
 		}
 	}
 	return netip.Prefix{}

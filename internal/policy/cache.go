@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"hash/maphash"
 	"sync"
+	"time"
 
 	lru "github.com/hashicorp/golang-lru/v2"
 
@@ -30,7 +31,19 @@ type decisionCache struct {
 type shard struct {
 	decisions *lru.Cache[decisionKey, *flow.Decision]
 	filling   sync.Mutex // held while one decision of the shard is evaluated
+	failure   failure    // guarded by filling
 }
+
+// failure is the last evaluation that failed. It is not remembered with the
+// others, for it may pass; but who waited for it need not fail anew, one after the
+// other.
+type failure struct {
+	key      decisionKey
+	decision *flow.Decision
+	until    time.Time
+}
+
+const failureKept = time.Second
 
 func newDecisionCache(size int) (*decisionCache, error) {
 	c := &decisionCache{seed: maphash.MakeSeed()}
@@ -59,9 +72,13 @@ func (s *shard) fill(key decisionKey, evaluate func() *flow.Decision) *flow.Deci
 	if d, ok := s.get(key); ok {
 		return d
 	}
+	if f := &s.failure; f.decision != nil && f.key == key && time.Now().Before(f.until) {
+		return f.decision
+	}
 	d := evaluate()
-	// A failure may pass; what it would be kept for is another look.
-	if d.Reason != flow.ReasonPolicyError {
+	if d.Reason == flow.ReasonPolicyError {
+		s.failure = failure{key, d, time.Now().Add(failureKept)}
+	} else {
 		s.decisions.Add(key, d)
 	}
 	return d

@@ -21,9 +21,12 @@ func conflicts(networks []Network) []Problem {
 	groups := map[string][]opened{}
 	for i := range networks {
 		for j := range networks[i].Endpoints {
-			if e := &networks[i].Endpoints[j]; e.Host.text != "" {
-				groups[e.Host.group()] = append(groups[e.Host.group()], opened{e, &networks[i], e.settings()})
+			e := &networks[i].Endpoints[j]
+			settings := e.settings()
+			if e.Host.text == "" {
+				settings.allowedIPs = "" // where they lead, not how
 			}
+			groups[e.Host.group()] = append(groups[e.Host.group()], opened{e, &networks[i], settings})
 		}
 	}
 	var problems []Problem
@@ -69,7 +72,8 @@ func disagreement(a, b opened) string {
 	case field == "",
 		a.Host.class() != b.Host.class() || a.Host.literals() != b.Host.literals(),
 		!slices.ContainsFunc(a.Ports, func(port Port) bool { return slices.Contains(b.Ports, port) }),
-		!mayOverlap(a.Host.text, b.Host.text):
+		!mayOverlap(a.Host.text, b.Host.text),
+		a.Host.text == "" && !addressesOverlap(a.AllowedIPs, b.AllowedIPs):
 		return ""
 	}
 	for _, one := range a.network.Binaries {
@@ -80,6 +84,12 @@ func disagreement(a, b opened) string {
 		}
 	}
 	return ""
+}
+
+func addressesOverlap(a, b []Prefix) bool {
+	return slices.ContainsFunc(a, func(p Prefix) bool {
+		return slices.ContainsFunc(b, func(q Prefix) bool { return p.Overlaps(q.Prefix) })
+	})
 }
 
 func (s settings) differs(t settings) string {

@@ -369,7 +369,7 @@ func TestDecideAgainstModel(t *testing.T) {
 			}
 		}
 	}
-	cameUp(t, reasons, 50, append(nearness, flow.ReasonInspectionUnavailable)...)
+	cameUp(t, reasons, 40, append(nearness, flow.ReasonInspectionUnavailable)...)
 	if refused > 1000 {
 		t.Errorf("the loader refuses %d policies: the test says little of the rest", refused)
 	}

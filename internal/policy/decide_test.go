@@ -240,7 +240,15 @@ func TestReplaceKeepsTheOldGenerationOnError(t *testing.T) {
 	}
 }
 
-// An engine that fails denies, and does not remember it.
+// forgetFailures does what time does.
+func forgetFailures(e *Engine) {
+	g := e.current.Load()
+	for i := range g.decisions.parts {
+		g.decisions.parts[i].failure = failure{}
+	}
+}
+
+// An engine that fails denies, and does not remember it for long.
 func TestPolicyError(t *testing.T) {
 	p := load(t, decidePolicy)
 	e, err := NewEngine(t.Context(), p, Config{})
@@ -254,6 +262,10 @@ func TestPolicyError(t *testing.T) {
 	if d.Verdict != flow.Deny || d.Reason != flow.ReasonPolicyError || d.Hint == "" || d.Generation != 1 {
 		t.Errorf("%+v", d)
 	}
+	if e.Decide(id, to) != d {
+		t.Error("who comes at the same time fails anew")
+	}
+	forgetFailures(e)
 	if e.Decide(id, to) == d {
 		t.Error("the failure was cached")
 	}

@@ -92,7 +92,7 @@ func parseBounds(tag reflect.StructTag) bounds {
 		switch key {
 		case "required":
 			b.required = true
-		case "minItems":
+		case "minItems", "minProperties":
 			b.minItems = number
 		case "maxItems", "maxProperties":
 			b.maxItems = number
@@ -150,6 +150,7 @@ func (r *reader) object(n *yaml.Node, field string, v reflect.Value, o object) {
 	r.pairs(n, field, func(key, value *yaml.Node, sub string) {
 		i := slices.IndexFunc(known, func(f fieldInfo) bool { return f.name == key.Value })
 		switch {
+		case i >= 0 && isDefault(value, v.Field(known[i].index)):
 		case i >= 0:
 			m.values[key.Value] = value
 			r.decode(value, sub, v.Field(known[i].index), known[i].bounds)
@@ -182,6 +183,9 @@ func (r *reader) entries(n *yaml.Node, field string, v reflect.Value, b bounds) 
 		r.decode(value, sub, element, bounds{})
 		v.SetMapIndex(reflect.ValueOf(key.Value), element)
 	})
+	if n.Kind == yaml.MappingNode && len(n.Content)/2 < b.minItems {
+		r.fail(n, field, "is empty: %s", b.empty)
+	}
 	if n.Kind == yaml.MappingNode && len(n.Content)/2 > b.maxItems {
 		r.fail(n, field, "has %d entries, at most %d are allowed", len(n.Content)/2, b.maxItems)
 	}
@@ -196,6 +200,13 @@ func notYet(name string) bool {
 		return true
 	}
 	return strings.HasPrefix(name, "graphql_")
+}
+
+// isDefault reports whether a word is written as the empty text, which is to leave
+// it out.
+func isDefault(n *yaml.Node, v reflect.Value) bool {
+	_, ok := v.Addr().Interface().(word)
+	return ok && n.Kind == yaml.ScalarNode && n.ShortTag() == "!!str" && n.Value == ""
 }
 
 // unknownField returns the field that was meant, where that can be told, and what

@@ -5,15 +5,16 @@ package policy
 // their comments are what an editor shows.
 //
 // The tag jsonschema says what must be there and how many items there may be; the
-// tag empty, what to write instead of an empty list.
+// tag empty, what to write instead of an empty list, and missing, what to write
+// where a required field is not there.
 type File struct {
 	mapping `yaml:"-"`
 
 	// Version of the format: 1.
 	Version Version `yaml:"version" jsonschema:"required" missing:"write \"version: 1\""`
-	// What the sandbox's programs see of the file system.
+	// What the sandbox's programs may read and write. Checked, and not enforced yet.
 	FilesystemPolicy *Filesystem `yaml:"filesystem_policy,omitempty"`
-	// How the file system is fenced.
+	// How the file system is fenced. Checked, and not enforced yet.
 	Landlock *Landlock `yaml:"landlock,omitempty"`
 	// Who the sandbox's programs run as.
 	Process *Process `yaml:"process,omitempty"`
@@ -38,7 +39,7 @@ type Filesystem struct {
 type Landlock struct {
 	mapping `yaml:"-"`
 
-	// best_effort (the default) goes on with what the kernel has, hard_requirement does not start.
+	// best_effort, the default, goes on with what can be enforced; hard_requirement is refused by this version.
 	Compatibility Compatibility `yaml:"compatibility,omitempty"`
 }
 
@@ -114,7 +115,7 @@ type Rule struct {
 	// The path, without the query: * is any part of a segment, ** any number of segments.
 	Path PathGlob `yaml:"path,omitempty"`
 	// The query's values by key. To be allowed, every value of each key must match, and one must be there; to be refused, one is enough.
-	Query map[string]Matcher `yaml:"query,omitempty" jsonschema:"maxProperties=64"`
+	Query map[string]Matcher `yaml:"query,omitempty" jsonschema:"minProperties=1,maxProperties=64" empty:"remove the field, or name a key"`
 }
 
 // Binary is a program: the file that the kernel runs, or that one of its ancestors

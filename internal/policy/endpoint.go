@@ -128,13 +128,16 @@ func (e *Endpoint) checkInspection(r *reader) {
 	if e.has("deny_rules") && !base {
 		e.fail(r, "deny_rules", "has nothing to take from; add \"access: full\", or rules")
 	}
+	if e.Protocol == protocolTCP {
+		return
+	}
 	judged := base || layer7 || e.has("deny_rules")
 	e.inspect = judged || e.TLS == tlsTerminate
 	if e.inspect && !judged {
 		e.Access = accessFull
 		r.warn(e.values["tls"], e.place.Field+".tls", "terminate without rules allows every request; write \"access: full\" to say so")
 	}
-	if !e.inspect && e.Protocol != protocolTCP {
+	if !e.inspect {
 		e.checkLeftovers(r)
 	}
 	if e.inspect {

@@ -69,7 +69,7 @@ func taintedImage(id *flow.Identity) string {
 func requestHint(d *flow.Decision, id *flow.Identity, target flow.Target, request flow.Request) string {
 	switch d.Reason {
 	case flow.ReasonNoRule:
-		return fmt.Sprintf("policy %s has no rule for it; add {allow: {method: %s, path: %s}} to the rules of %s",
+		return fmt.Sprintf("policy %s does not allow %s %s; add a rule for it, or widen access, in %s",
 			d.Policy, quotePath(request.Method), quotePath(request.Path), d.Endpoint)
 	case flow.ReasonDenyRule:
 		return fmt.Sprintf("policy %s refuses it by %s of %s", d.Policy, d.Rule, d.Endpoint)

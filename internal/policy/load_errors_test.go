@@ -52,7 +52,7 @@ func TestEveryLoadErrorIsGiven(t *testing.T) {
 		{"no endpoints", "empty_lists", `q: has no endpoints`},
 		{"no binaries", "empty_lists", `q: has no binaries`},
 		{"deny_rules without a protocol", "deny_rules", `endpoints[2].deny_rules: needs a protocol`},
-		{"deny_rules without a base", "deny_rules", `endpoints[1].deny_rules: needs a protocol, and rules or access`},
+		{"deny_rules without a base", "deny_rules", `endpoints[1].deny_rules: has nothing to take from`},
 		{"rule path that starts with neither", "inspection_errors", `"api" never matches: a path starts with / or **`},
 		{"deny_rules path that starts with neither", "deny_rules", `"*" never matches: a path starts with / or **`},
 		{"path of an endpoint that starts with neither", "inspection_errors", `endpoints[11].path: "api" never matches`},
@@ -60,7 +60,7 @@ func TestEveryLoadErrorIsGiven(t *testing.T) {
 		{"overlap with allowed_ips", "conflict_fields", `differs in allowed_ips`},
 		{"overlap with enforcement", "conflict_fields", `differs in enforcement`},
 		{"overlap with protocol", "conflict_fields", `differs in protocol`},
-		{"overlap of wildcards", "conflict_fields", `endpoints[7] (x.yaml:12)`},
+		{"overlap of wildcards", "conflict_fields", `endpoints[7] (x.yaml:12:9)`},
 		{"allowed_ips that are always refused", "allowed_ips", `127.0.0.1 overlaps 127.0.0.0/8, which is always refused`},
 		{"allowed_ips that hold what is always refused", "allowed_ips", `0.0.0.0/0 overlaps`},
 		{"warning: wider than /16", "allowed_ips", `warning: x.yaml:23:13: network_policies.p.endpoints[0].allowed_ips[15]: 10.0.0.0/8 is very wide`},
@@ -270,7 +270,7 @@ func TestLoadFindsConflictsOverFiles(t *testing.T) {
 		return []byte("version: 1\nnetwork_policies:\n  " + key + ":\n    binaries: [{path: /x}]\n    endpoints: [{host: h.example.com, port: 1, tls: " + tls + "}]\n")
 	}
 	_, _, err := Load(Source{"one.yaml", text("a", "skip")}, Source{"two.yaml", text("b", "passthrough")})
-	want := "two.yaml:5:17: network_policies.b.endpoints[0]: overlaps the equally specific network_policies.a.endpoints[0] (one.yaml:5) for the same programs, and differs in tls"
+	want := "two.yaml:5:17: network_policies.b.endpoints[0]: overlaps the equally specific network_policies.a.endpoints[0] (one.yaml:5:17) for the same programs, and differs in tls"
 	if err == nil || err.Error() != want {
 		t.Errorf("got  %v\nwant %s", err, want)
 	}

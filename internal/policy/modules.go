@@ -2,6 +2,7 @@ package policy
 
 import (
 	"errors"
+	"maps"
 	"slices"
 	"strconv"
 	"strings"
@@ -15,7 +16,15 @@ import (
 // they deny there is denied, and nothing can be allowed.
 const customPackage = "ringfence.custom"
 
-const maxModules = 64
+// What the modules of policies are called in messages.
+const (
+	networkPackage = "ringfence.network"
+	networkFile    = "network.rego"
+	requestFile    = "request.rego"
+)
+
+// MaxModules is how many modules of the operator's a policy may have.
+const MaxModules = 64
 
 // module is one Rego module of the operator's.
 type module struct {
@@ -34,8 +43,8 @@ func (p *Policy) WithModules(sources []Source) (*Policy, error) {
 	if len(sources) == 0 {
 		return &narrowed, nil
 	}
-	if len(sources) > maxModules {
-		return nil, errors.New("load rego: more than " + strconv.Itoa(maxModules) + " modules")
+	if len(sources) > MaxModules {
+		return nil, errors.New("load rego: more than " + strconv.Itoa(MaxModules) + " modules")
 	}
 	var problems LoadError
 	for _, source := range sources {
@@ -102,7 +111,7 @@ func checkDeny(modules []module) LoadError {
 // compile compiles what decides together with the operator's modules.
 func compile(modules []module) (*ast.Compiler, LoadError) {
 	parsed := map[string]*ast.Module{}
-	for name, text := range map[string]string{"network.rego": policies.Network, "request.rego": policies.Request} {
+	for name, text := range map[string]string{networkFile: policies.Network, requestFile: policies.Request} {
 		m, err := ast.ParseModuleWithOpts(name, text, ast.ParserOptions{RegoVersion: ast.RegoV1})
 		if err != nil {
 			return nil, regoProblems(name, err)
@@ -113,11 +122,41 @@ func compile(modules []module) (*ast.Compiler, LoadError) {
 		// A file may have the name of one of ours, or that of another in another folder.
 		parsed["custom/"+strconv.Itoa(i)+"/"+m.name] = m.ast.Copy()
 	}
-	compiler := ast.NewCompiler().WithCapabilities(pureCapabilities()).WithStrict(true).WithDefaultRegoVersion(ast.RegoV1)
+	compiler := ast.NewCompiler().WithCapabilities(pureCapabilities()).WithStrict(true).
+		WithDefaultRegoVersion(ast.RegoV1).WithSchemas(inputSchema())
 	if compiler.Compile(parsed); compiler.Failed() {
 		return nil, regoProblems("rego", compiler.Errors)
 	}
 	return compiler, nil
+}
+
+// inputSchema says what the input holds, so that a module which asks for anything
+// else does not load: it would be undefined, and never deny.
+func inputSchema() *ast.SchemaSet {
+	text := map[string]any{"type": "string"}
+	number := map[string]any{"type": "integer"}
+	list := func(items any) map[string]any { return map[string]any{"type": "array", "items": items} }
+	object := func(properties map[string]any) map[string]any {
+		return map[string]any{"type": "object", "properties": properties, "additionalProperties": false}
+	}
+	image := func(more map[string]any) map[string]any {
+		properties := map[string]any{
+			"path": text, "taints": list(text), "sha256": text,
+			"links": list(object(map[string]any{"path": text, "taints": list(text)})),
+		}
+		maps.Copy(properties, more)
+		return object(properties)
+	}
+	set := ast.NewSchemaSet()
+	set.Put(ast.SchemaRootRef, object(map[string]any{
+		"exec":    image(map[string]any{"uid": number, "ancestors": list(image(nil))}),
+		"network": object(map[string]any{"host": text, "port": number, "address": text}),
+		"request": object(map[string]any{
+			"method": text, "path": text,
+			"query": map[string]any{"type": "object", "additionalProperties": list(text)},
+		}),
+	}))
+	return set
 }
 
 // pureCapabilities are all builtins whose answer depends on their operands alone.
@@ -125,7 +164,8 @@ func compile(modules []module) (*ast.Compiler, LoadError) {
 func pureCapabilities() *ast.Capabilities {
 	c := ast.CapabilitiesForThisVersion()
 	c.Builtins = slices.DeleteFunc(c.Builtins, func(b *ast.Builtin) bool {
-		return b.Nondeterministic || b.Name == "print" || b.Name == "trace"
+		// bits.lsh makes numbers of any size, and no time bound ends it.
+		return b.Nondeterministic || b.Name == "print" || b.Name == "trace" || b.Name == "bits.lsh"
 	})
 	c.AllowNet = []string{}
 	return c
@@ -138,26 +178,43 @@ func placeOf(l *ast.Location) Place {
 	return Place{File: l.File, Line: max(l.Row, 1), Column: max(l.Col, 1)}
 }
 
-// regoProblems turns the errors of OPA's parser and compiler into problems.
+// regoProblems turns the errors of OPA's parser and compiler into problems. Where
+// a module of the operator's is at fault, what is said of ours does not help.
 func regoProblems(name string, err error) LoadError {
 	var many ast.Errors
-	if !errors.As(err, &many) {
+	var one *ast.Error
+	switch {
+	case errors.As(err, &many):
+	case errors.As(err, &one):
+		many = ast.Errors{one}
+	default:
 		return LoadError{{Place{File: name, Line: 1, Column: 1}, oneLine(err.Error())}}
 	}
-	var problems LoadError
+	var theirs, ours LoadError
 	for _, e := range many {
 		place := placeOf(e.Location)
-		if e.Location == nil {
+		if place.File == "" || e.Location == nil {
 			place.File = name
 		}
-		problems = append(problems, Problem{place, e.Code + ": " + oneLine(e.Message)})
+		problem := Problem{place, e.Code + ": " + oneLine(e.Message)}
+		if e.Code == ast.RecursionErr {
+			problem.Message += "; read data." + networkPackage + ".ruling instead of the decision"
+		}
+		if place.File == networkFile || place.File == requestFile {
+			ours = append(ours, problem)
+		} else {
+			theirs = append(theirs, problem)
+		}
 	}
-	return problems
+	if theirs != nil {
+		return theirs
+	}
+	return ours
 }
 
 // oneLine quotes what a terminal would obey in a message that has the operator's
 // text in it.
 func oneLine(message string) string {
-	quoted := strconv.QuoteToGraphic(message)
+	quoted := strconv.QuoteToGraphic(strings.Join(strings.Fields(message), " "))
 	return strings.ReplaceAll(quoted[1:len(quoted)-1], `\"`, `"`)
 }

@@ -52,6 +52,10 @@ func TestModulesAreRefused(t *testing.T) {
 		{"deny as a package", "package ringfence.custom.deny\nhosts contains 1", "0.rego:1:1: " + none},
 		{"deny in a package called deny", "package ringfence.custom.deny\ndeny contains 1", "0.rego:1:1: " + none},
 
+		{"a part of the input that is not there", `deny contains "x" if input.netwrok.port == 25`, "0.rego:2:22: rego_type_error: undefined ref: input.netwrok.port"},
+		{"a field of an image that is not there", `deny contains "x" if input.exec.ancestors[_].pth == "/x"`, "0.rego:2:22: rego_type_error: undefined ref: input.exec.ancestors[_].pth"},
+		{"a number of any size", `deny contains "x" if bits.lsh(1, 100000000) > 0`, "0.rego:2:22: rego_type_error: undefined function bits.lsh"},
+
 		{"unfinished", "deny contains message if {", "0.rego:2:26: rego_parse_error: unexpected eof token"},
 
 		{"syntax of version 0", `deny[m] { m := "x" }`, "0.rego:2:1: rego_parse_error: `if` keyword is required before rule body"},
@@ -147,7 +151,7 @@ func TestModulesAreRefusedTogether(t *testing.T) {
 			}
 		})
 	}
-	many := slices.Repeat([]string{good}, maxModules+1)
+	many := slices.Repeat([]string{good}, MaxModules+1)
 	if _, err := load(t, modulesPolicy).WithModules(regoSources(many...)); err == nil || !strings.Contains(err.Error(), "more than 64 modules") {
 		t.Errorf("any number of modules is taken: %v", err)
 	}

@@ -130,8 +130,8 @@ deny contains "not by node" if { input.exec.path == "/usr/bin/node"; input.reque
 		{"query, another", curl, "read", flow.Request{Method: "GET", Path: "/", Query: map[string][]string{"q": {"x"}}}, flow.Allow, flow.ReasonAllowed, ""},
 		{"program", node, "read", get("/a"), flow.Deny, flow.ReasonCustomRule, `"not by node"`},
 		{"what would be recorded", curl, "audit", flow.Request{Method: "DELETE", Path: "/"}, flow.Deny, flow.ReasonCustomRule, `"no deletion"`},
-		{"what is recorded", curl, "audit", flow.Request{Method: "PUT", Path: "/"}, flow.Audit, flow.ReasonNoRule, "add {allow"},
-		{"what is denied anyway", curl, "read", flow.Request{Method: "PUT", Path: "/secret/a"}, flow.Deny, flow.ReasonNoRule, "add {allow"},
+		{"what is recorded", curl, "audit", flow.Request{Method: "PUT", Path: "/"}, flow.Audit, flow.ReasonNoRule, "add a rule"},
+		{"what is denied anyway", curl, "read", flow.Request{Method: "PUT", Path: "/secret/a"}, flow.Deny, flow.ReasonNoRule, "add a rule"},
 		{"where nothing is inspected", curl, "open", get("/secret/a"), flow.Deny, flow.ReasonCustomRule, `"no secrets"`},
 	} {
 		t.Run(test.name, func(t *testing.T) {
@@ -215,6 +215,10 @@ func TestModuleThatFailsDenies(t *testing.T) {
 			if !strings.Contains(d.Hint, strings.ReplaceAll(test.want, "…", `\u2026`)) || len(d.Hint) > 400 {
 				t.Errorf("hint of %d bytes: %.500s", len(d.Hint), d.Hint)
 			}
+			if e.Decide(id, target(t, "open.example.com:443")) != d {
+				t.Error("who comes at the same time fails anew")
+			}
+			forgetFailures(e)
 			if e.Decide(id, target(t, "open.example.com:443")) == d {
 				t.Error("the failure is remembered")
 			}

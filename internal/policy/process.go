@@ -1,6 +1,7 @@
 package policy
 
 import (
+	"path"
 	"slices"
 	"strconv"
 	"strings"
@@ -58,21 +59,21 @@ type WritePath string
 
 func (p *WritePath) read(r *reader, n *yaml.Node, field string) {
 	*p = WritePath(r.filePath(n, field))
-	if *p != "" && strings.Trim(string(*p), "/.") == "" {
+	if *p != "" && path.Clean(string(*p)) == "/" {
 		r.fail(n, field, "%q would make everything writable", *p)
 	}
 }
 
 func (r *reader) filePath(n *yaml.Node, field string) string {
-	path, ok := r.text(n, field, maxPath)
+	text, ok := r.text(n, field, maxPath)
 	switch {
 	case !ok:
-	case !strings.HasPrefix(path, "/"):
-		r.fail(n, field, "%q is not absolute; a path starts with /", path)
-	case slices.Contains(strings.Split(path, "/"), ".."):
-		r.fail(n, field, "%q holds ..; write where it leads", path)
+	case !strings.HasPrefix(text, "/"):
+		r.fail(n, field, "%q is not absolute; a path starts with /", text)
+	case slices.Contains(strings.Split(text, "/"), ".."):
+		r.fail(n, field, "%q holds ..; write where it leads", text)
 	default:
-		return path
+		return text
 	}
 	return ""
 }
