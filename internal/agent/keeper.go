@@ -21,8 +21,6 @@ const (
 	linkQuiet = 20 * time.Millisecond
 	// linkPoll is how often links are followed where changes are not told.
 	linkPoll = 2 * time.Second
-	// maxLinkPaths bounds what one policy may have followed.
-	maxLinkPaths = 4096
 )
 
 // keeper keeps a sandbox's engine on one policy, and on where the symbolic links
@@ -47,24 +45,25 @@ func newKeeper(engine *policy.Engine, root *rootfs.Root, user rootfs.User, log *
 }
 
 // replace makes a policy the next generation, with its links: a policy without
-// them would for a moment deny what it allows.
-func (k *keeper) replace(ctx context.Context, p *policy.Policy) error {
+// them would for a moment deny what it allows. It returns the generation's number.
+func (k *keeper) replace(ctx context.Context, p *policy.Policy) (generation uint64, err error) {
 	k.mu.Lock()
+	clear(k.warned) // they were of another policy
 	links, _ := k.follow(p, nil)
-	err := k.engine.Replace(ctx, p, links)
-	if err == nil {
+	if err = k.engine.Replace(ctx, p, links); err == nil {
 		k.links = links
 	}
+	generation = k.engine.Generation()
 	k.mu.Unlock()
 	if err != nil {
-		return err
+		return generation, err
 	}
 	k.applied()
 	select {
 	case k.renewed <- struct{}{}:
 	default: // is to be looked at anyway
 	}
-	return nil
+	return generation, nil
 }
 
 // relink makes another generation where links lead elsewhere than before. A
@@ -109,28 +108,13 @@ func (k *keeper) follow(p *policy.Policy, w *watch.Watcher) (links []policy.Link
 	return links, failed == nil
 }
 
-// warn tells a thing once: it may be found at every look.
+// warn tells a thing once for each policy: it may be found at every look. The
+// caller holds mu.
 func (k *keeper) warn(message string, args ...any) {
 	if !k.warned[message] {
 		k.warned[message] = true
 		k.log.Warn(message, args...)
 	}
-}
-
-// FollowLinks returns the paths of a policy that are symbolic links below a root,
-// with where they lead and whether a user could change that. The root's
-// directories are visited before they are looked into.
-func FollowLinks(p *policy.Policy, root *rootfs.Root, user rootfs.User, visit func(dir int)) []policy.Link {
-	paths := p.ExactPaths()
-	var links []policy.Link
-	for _, path := range paths[:min(len(paths), maxLinkPaths)] {
-		link, err := root.Follow(path, user, visit)
-		if err == nil && link.Target != path {
-			links = append(links, policy.Link{Path: path, Target: link.Target, Writable: link.Writable})
-		}
-	}
-	policy.SortLinks(links)
-	return links
 }
 
 // watch follows the links again whenever they may have changed, until ctx ends.
@@ -180,8 +164,8 @@ func (k *keeper) round(ctx context.Context) error {
 }
 
 // pause waits until there are other paths to watch, the time is over, or ctx ends.
-func (k *keeper) pause(ctx context.Context, at time.Duration) {
-	timer := time.NewTimer(at)
+func (k *keeper) pause(ctx context.Context, atMost time.Duration) {
+	timer := time.NewTimer(atMost)
 	defer timer.Stop()
 	select {
 	case <-k.renewed:

@@ -32,27 +32,34 @@ type PolicyFeed struct {
 // What they say is taken whole or not at all: where it is no policy, the present
 // one stays, and a record and the log tell why.
 func (sb *Sandbox) FollowPolicy(feed PolicyFeed) {
-	ctx := sb.context
+	log := sb.agent.cfg.Log.With("sandbox", sb.Name())
+	if err := sb.mayChange(feed.Set); err != nil {
+		log.Warn("the policy will not be read again", "reason", err)
+	}
 	changes := make(chan reading)
-	sb.service("policy", func() error {
+	sb.service("policy watch", func() error {
 		hand := func(content source.Content, err error) {
 			select {
 			case changes <- reading{content, err}:
-			case <-ctx.Done():
+			case <-sb.context.Done():
 			}
 		}
-		return feed.Set.Watch(ctx, feed.Now, hand, func(err error) { sb.agent.cfg.Log.Warn(err.Error(), "sandbox", sb.Name()) })
+		return feed.Set.Watch(sb.context, feed.Now, hand, func(err error) { log.Warn(err.Error()) })
 	})
 	sb.service("policy", func() error {
 		for {
 			select {
-			case <-ctx.Done():
+			case <-sb.context.Done():
 				return nil
 			case r := <-changes:
-				sb.take(ctx, feed.Set, r)
+				sb.take(sb.context, feed.Set, r)
 			case <-feed.Reload:
+				select {
+				case <-changes: // older than what is read now
+				default:
+				}
 				content, err := feed.Set.Read()
-				sb.take(ctx, feed.Set, reading{content, err})
+				sb.take(sb.context, feed.Set, reading{content, err})
 			}
 		}
 	})
@@ -66,39 +73,44 @@ type reading struct {
 
 // take makes what was read the next generation, or says why not.
 func (sb *Sandbox) take(ctx context.Context, set source.Set, r reading) {
-	err := r.err
-	if err == nil {
-		err = sb.mayChange(set)
-	}
-	var p *policy.Policy
-	var warnings []policy.Warning
-	if err == nil {
-		p, warnings, err = r.content.Load()
-	}
 	before := sb.keeper.engine.Policy()
+	p, warnings, err := sb.load(set, r)
+	generation := sb.keeper.engine.Generation()
 	if err == nil {
-		err = sb.SetPolicy(ctx, p)
+		generation, err = sb.keeper.replace(ctx, p)
 	}
-	log := sb.agent.cfg.Log.With("sandbox", sb.Name(), "generation", sb.keeper.engine.Generation())
+	log := sb.agent.cfg.Log.With("sandbox", sb.Name(), "generation", generation)
 	record := &flow.Record{
 		Time: time.Now(), Sandbox: sb.Name(), Engine: flow.EnginePolicy, Mode: flow.ModePolicy,
-		Verdict: flow.Allow, Reason: flow.ReasonPolicyLoaded, Generation: sb.keeper.engine.Generation(),
+		Verdict: flow.Allow, Reason: flow.ReasonPolicyLoaded, Generation: generation,
 	}
 	if err != nil {
 		record.Verdict, record.Reason = flow.Deny, flow.ReasonPolicyRefused
 		record.Detail = bounded(err.Error())
-		record.Hint = "the policy of before stays in force; ringfence policy check tells what is wrong"
-		log.Error("the changed policy is refused, the one of before stays", "error", record.Detail)
-	} else {
-		for _, w := range warnings {
-			log.Warn(w.String())
+		record.Hint = "the policy of before stays in force"
+		if _, faulty := errors.AsType[policy.LoadError](err); faulty {
+			record.Hint += "; ringfence policy check tells everything that is wrong"
 		}
+		log.Error("the policy that was read is refused, the one of before stays", "error", record.Detail)
+	} else {
+		policy.TellWarnings(warnings, func(text string) { log.Warn(text) })
 		if !sameUser(before, p) {
 			log.Warn("the policy names another user: what runs keeps its own")
 		}
-		log.Info("a new policy is in force")
+		log.Info("the policy was read and is in force")
 	}
 	sb.agent.cfg.Sink.Emit(record)
+}
+
+// load makes a policy of what was read, if it may be one.
+func (sb *Sandbox) load(set source.Set, r reading) (*policy.Policy, []policy.Warning, error) {
+	if r.err != nil {
+		return nil, nil, r.err
+	}
+	if err := sb.mayChange(set); err != nil {
+		return nil, nil, err
+	}
+	return r.content.Load()
 }
 
 func sameUser(a, b *policy.Policy) bool {
@@ -117,7 +129,8 @@ func bounded(text string) string {
 // SetPolicy makes a policy the sandbox's next generation. Open connections are
 // decided again, and those that are now denied are closed, before it returns.
 func (sb *Sandbox) SetPolicy(ctx context.Context, p *policy.Policy) error {
-	return sb.keeper.replace(ctx, p)
+	_, err := sb.keeper.replace(ctx, p)
+	return err
 }
 
 // Why a source is not read again.

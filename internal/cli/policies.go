@@ -21,29 +21,8 @@ func loadPolicies(set source.Set, log *slog.Logger) (*policy.Policy, source.Cont
 	if err != nil {
 		return nil, content, err
 	}
-	tellWarnings(warnings, log)
+	policy.TellWarnings(warnings, func(text string) { log.Warn(text) })
 	return p, content, nil
-}
-
-// tellWarnings tells warnings, those alike in one line: a policy may have one for
-// each endpoint.
-func tellWarnings(warnings []policy.Warning, log *slog.Logger) {
-	alike := map[string][]policy.Warning{}
-	var order []string
-	for _, w := range warnings {
-		key := w.File + "\x00" + w.Message
-		if alike[key] == nil {
-			order = append(order, key)
-		}
-		alike[key] = append(alike[key], w)
-	}
-	for _, key := range order {
-		text := alike[key][0].String()
-		if more := len(alike[key]) - 1; more > 0 {
-			text += fmt.Sprintf(" (and so for %d more)", more)
-		}
-		log.Warn(text)
-	}
 }
 
 // readBounded reads a whole file of at most limit bytes.

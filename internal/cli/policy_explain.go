@@ -1,11 +1,14 @@
 package cli
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
+	"net/http"
 	"net/netip"
 	"net/url"
+	pathpkg "path"
 	"strings"
 
 	"github.com/spf13/cobra"
@@ -20,7 +23,10 @@ what matched, or what came nearest and what to add.
 
 The program is the file that the kernel runs: a symbolic link is followed, a script
 is its interpreter. --ancestor names the programs that started it, the nearest
-first.
+first. Flags marked * may be repeated.
+
+Of a request it says what the endpoint's rules decide. This version inspects no
+requests, so no connection is made to such an endpoint as yet.
 
 Exit status: 0 when it is allowed (or audited); 1 when it is denied, or the policy
 does not load; 2 when the question could not be put.`
@@ -39,7 +45,7 @@ type explainOptions struct {
 	taints    []string
 	sha256    string
 	host      string
-	port      uint16
+	port      string
 	method    string
 	path      string
 }
@@ -51,7 +57,7 @@ func newPolicyExplain(env Env, status *int) *cobra.Command {
 		Short:   "Explain what is decided for a program and a target",
 		Long:    explainLong,
 		Example: explainExample,
-		Args:    cobra.NoArgs,
+		Args:    noArgs,
 		RunE: func(cmd *cobra.Command, _ []string) (err error) {
 			if err := o.out.check(); err != nil {
 				return err
@@ -69,7 +75,7 @@ func newPolicyExplain(env Env, status *int) *cobra.Command {
 	f.StringArrayVar(&o.taints, "taint", nil, "suppose that the program has `TAINT` *")
 	f.StringVar(&o.sha256, "sha256", "", "suppose that the program's file has this `HASH`")
 	f.StringVar(&o.host, "host", "", "the `HOST` it connects to: a name or an address")
-	f.Uint16Var(&o.port, "port", 443, "the `PORT` it connects to")
+	f.StringVar(&o.port, "port", "443", "the `PORT` it connects to")
 	f.StringVar(&o.method, "method", "", "the request's `METHOD` (default: GET, where there is a path)")
 	f.StringVar(&o.path, "path", "", "the request's `PATH`, and query")
 	o.view.addTo(f)
@@ -85,15 +91,16 @@ func (o *explainOptions) explain(ctx context.Context, env Env) (int, error) {
 	if err != nil {
 		return 0, err
 	}
-	v, err := o.view.open(env, p)
+	v, notes, err := o.view.open(env, p)
 	if err != nil {
 		return 0, err
 	}
 	defer v.close()
-	q, notes, err := o.question(v)
+	q, more, err := o.question(v)
 	if err != nil {
 		return 0, unread(err)
 	}
+	notes = append(notes, more...)
 	engine, err := policy.NewEngine(ctx, p, policy.Config{CacheSize: 1})
 	if err != nil {
 		return 0, unread(err)
@@ -107,7 +114,7 @@ func (o *explainOptions) explain(ctx context.Context, env Env) (int, error) {
 	} else {
 		_, err = fmt.Fprint(env.Stdout, explanationText(q, x, notes))
 	}
-	if err != nil || x.Decision.Verdict.Passes() {
+	if err != nil || x.Decision.Verdict.Passes() && x.Dial == "" {
 		return policyFine, err
 	}
 	return policyFaulty, nil
@@ -119,11 +126,13 @@ func (o *explainOptions) question(v *view) (*policy.Question, []string, error) {
 	if err != nil {
 		return nil, nil, err
 	}
-	image.SHA256 = strings.ToLower(o.sha256)
+	if image.SHA256, err = explainHash(o.sha256); err != nil {
+		return nil, nil, err
+	}
 	for _, name := range o.taints {
 		taint, known := flow.ParseTaint(name)
 		if !known {
-			return nil, nil, hint(fmt.Errorf("--taint %q is unknown", name), "records show the taints of a program")
+			return nil, nil, hint(fmt.Errorf("--taint %q is unknown", name), "there are "+strings.Join(flow.TaintNames(), ", "))
 		}
 		image.Taints |= taint
 	}
@@ -148,34 +157,42 @@ func (o *explainOptions) question(v *view) (*policy.Question, []string, error) {
 	return q, notes, nil
 }
 
-func explainTarget(host string, port uint16) (flow.Target, error) {
-	if port == 0 {
-		return flow.Target{}, errors.New("--port 0 is no port")
+func explainHash(text string) (string, error) {
+	hash := strings.ToLower(text)
+	if hash != "" && (len(hash) != 64 || strings.Trim(hash, "0123456789abcdef") != "") {
+		return "", fmt.Errorf("--sha256 %q is not 64 hexadecimal digits", text)
+	}
+	return hash, nil
+}
+
+func explainTarget(host, portText string) (flow.Target, error) {
+	port, err := flow.ParsePort(portText)
+	if err != nil {
+		return flow.Target{}, fmt.Errorf("--port %q is not a port (1-65535)", portText)
 	}
 	if addr, err := netip.ParseAddr(strings.Trim(host, "[]")); err == nil && addr.Zone() == "" {
 		return flow.AddrTarget(netip.AddrPortFrom(addr, port)), nil
 	}
 	target, err := flow.NewTarget(host, port)
 	if err != nil {
-		return flow.Target{}, hint(fmt.Errorf("--host: %w", err), "write a name such as api.example.com; the port goes to --port, a path to --path")
+		return flow.Target{}, hint(fmt.Errorf("--host %s", policy.HostFault(host, err)), "write a name such as api.example.com; the port goes to --port, a path to --path")
 	}
 	return target, nil
 }
 
 func explainRequest(method, path string) (*flow.Request, error) {
-	if method == "" {
-		method = "GET"
+	method = strings.ToUpper(cmp.Or(method, http.MethodGet))
+	if strings.ContainsFunc(method, func(c rune) bool { return (c < 'A' || c > 'Z') && c != '-' }) {
+		return nil, fmt.Errorf("--method %q is not a method", method)
 	}
-	path, query, _ := strings.Cut(path, "?")
-	if path == "" {
-		path = "/"
-	}
-	if !strings.HasPrefix(path, "/") {
-		return nil, fmt.Errorf("--path %q does not start with /", path)
+	text, query, _ := strings.Cut(path, "?")
+	text = cmp.Or(text, "/")
+	if !strings.HasPrefix(text, "/") || text != "/" && strings.TrimSuffix(text, "/") != pathpkg.Clean(text) {
+		return nil, hint(fmt.Errorf("--path %q is not a path as requests are judged by", text), "it starts with /, without //, . and ..")
 	}
 	values, err := url.ParseQuery(query)
 	if err != nil {
 		return nil, fmt.Errorf("--path: query: %w", err)
 	}
-	return &flow.Request{Method: method, Path: path, Query: values}, nil
+	return &flow.Request{Method: method, Path: text, Query: values}, nil
 }

@@ -19,6 +19,9 @@ const maxShebang = 256
 // image returns what the kernel would run for a path, as a policy knows it, with
 // notes on what was found on the way.
 func (v *view) image(flag, name string) (flow.Image, []string, error) {
+	if strings.Contains(name, "*") {
+		return flow.Image{}, nil, fmt.Errorf("%s %q is a pattern; name one file", flag, name)
+	}
 	if !path.IsAbs(name) || path.Clean(name) != name {
 		return flow.Image{}, nil, hint(fmt.Errorf("%s %q is not the absolute path of a file", flag, name), "which "+path.Base(name)+" may tell it")
 	}

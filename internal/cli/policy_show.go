@@ -3,79 +3,14 @@ package cli
 import (
 	"errors"
 	"fmt"
-	"os"
 	"strconv"
 
 	"github.com/spf13/cobra"
-	"github.com/spf13/pflag"
 
-	"github.com/ringfence/ringfence/internal/agent"
-	"github.com/ringfence/ringfence/internal/launch"
-	"github.com/ringfence/ringfence/internal/policy"
-	"github.com/ringfence/ringfence/internal/rootfs"
 	"github.com/ringfence/ringfence/internal/source"
 )
 
-// unprivileged is who is asked about where nobody was named: a user that owns
-// nothing (nobody).
-const unprivileged = 65534
-
-// viewOptions say in whose eyes a policy is looked at: in which root its paths
-// lead, and who could change that.
-type viewOptions struct {
-	root string
-	user string
-}
-
-func (o *viewOptions) addTo(f *pflag.FlagSet) {
-	f.StringVar(&o.root, "root", "/", "look for programs below `DIR`, the sandbox's root")
-	f.StringVar(&o.user, "user", "", "the sandbox's user, `NAME|UID`, who may be able to change links\n(default: the policy's, sudo's, else one that owns nothing)")
-}
-
-// view is a root that is open for looking.
-type view struct {
-	*rootfs.Root
-	dir  *os.File
-	user rootfs.User
-}
-
-func (o *viewOptions) open(env Env, p *policy.Policy) (*view, error) {
-	chosen, err := chooseUser(o.user, p, env)
-	if err != nil && o.user != "" {
-		return nil, unread(err)
-	}
-	user := launch.User{UID: unprivileged, GID: unprivileged}
-	if err == nil && chosen != nil {
-		user = *chosen
-	}
-	dir, err := os.Open(o.root)
-	if err != nil {
-		return nil, unread(fmt.Errorf("open --root: %w", err))
-	}
-	return &view{rootfs.New(dir), dir, rootfs.User{UID: user.UID, GID: user.GID, Groups: user.Groups}}, nil
-}
-
-func (v *view) close() { _ = v.dir.Close() }
-
-func (v *view) links(p *policy.Policy) []policy.Link {
-	return agent.FollowLinks(p, v.Root, v.user, nil)
-}
-
-// loadSet reads and loads a policy for a command that looks at it. Warnings are
-// for check to tell.
-func loadSet(set source.Set) (*policy.Policy, error) {
-	content, err := set.Read()
-	if err != nil {
-		return nil, unread(err)
-	}
-	p, _, err := content.Load()
-	if err != nil {
-		return nil, &statusError{hint(err, "ringfence policy check tells everything that is wrong"), policyFaulty}
-	}
-	return p, nil
-}
-
-func newPolicyShow(env Env, _ *int) *cobra.Command {
+func newPolicyShow(env Env) *cobra.Command {
 	var out output
 	var opts viewOptions
 	var raw bool
@@ -84,7 +19,8 @@ func newPolicyShow(env Env, _ *int) *cobra.Command {
 		Short: "Show a policy as it is composed and resolved",
 		Long: `Shows policy files as the one policy that they make (default: "default"), in
 canonical form, as YAML that loads again. Comments say where each part was
-defined, and where paths of programs lead that are symbolic links.
+defined, and where paths of programs lead that are symbolic links. (The JSON is for
+programs, and does not load again.)
 
 With --raw, the text of one shipped policy as it is, to start a file from.`,
 		Example: `  ringfence policy show base gitlab
@@ -94,6 +30,9 @@ With --raw, the text of one shipped policy as it is, to start a file from.`,
 				return err
 			}
 			set := source.Set{Specs: args}
+			if raw && out.value != "yaml" {
+				return unread(errors.New("--raw prints the text as it is; leave --output out"))
+			}
 			if raw {
 				return showRaw(env, set)
 			}
@@ -123,11 +62,14 @@ func showPolicy(env Env, set source.Set, opts *viewOptions, format string) error
 	if err != nil {
 		return err
 	}
-	v, err := opts.open(env, p)
+	v, notes, err := opts.open(env, p)
 	if err != nil {
 		return err
 	}
 	defer v.close()
+	for _, note := range notes {
+		fmt.Fprintln(env.Stderr, "note: "+note)
+	}
 	write := p.YAML
 	if format == "json" {
 		write = p.JSON

@@ -10,7 +10,7 @@ import (
 	"github.com/ringfence/ringfence/internal/policy"
 )
 
-const anotherUser = "choose another with --user; without any, the sandbox has a uid of its own"
+const anotherUser = "choose another with --user"
 
 // chooseUser says who the command runs as: the most explicit of what names
 // somebody. It is nil where nothing does.

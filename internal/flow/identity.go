@@ -2,6 +2,7 @@ package flow
 
 import (
 	"fmt"
+	"slices"
 	"strings"
 	"unique"
 )
@@ -67,6 +68,9 @@ const (
 const LiftableTaints = TaintDeleted | TaintMemfd | TaintFiltered | TaintWritable
 
 var taintNames = []string{"foreign_root", "deleted", "memfd", "no_path", "filtered", "writable"}
+
+// TaintNames returns the names of all taints.
+func TaintNames() []string { return slices.Clone(taintNames) }
 
 // ParseTaint returns the taint of a name.
 func ParseTaint(name string) (t Taint, ok bool) {

@@ -221,7 +221,7 @@ func unknownField(name string, known []fieldInfo, o object) (near, text string) 
 	for i, f := range known {
 		names[i] = f.name
 	}
-	if near = nearest(name, names); near != "" {
+	if near = Nearest(name, names); near != "" {
 		text = ", did you mean " + near + "?"
 	}
 	return near, text

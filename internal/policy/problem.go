@@ -39,6 +39,26 @@ type Warning struct {
 // String returns "file:line:column: field: message".
 func (w Warning) String() string { return w.Place.String() + ": " + w.Message }
 
+// TellWarnings hands on the texts of warnings, those alike as one: a policy may
+// have one for each endpoint.
+func TellWarnings(warnings []Warning, tell func(text string)) {
+	type kind struct{ file, message string }
+	alike := map[kind]int{}
+	for _, w := range warnings {
+		alike[kind{w.File, w.Message}]++
+	}
+	for _, w := range warnings {
+		k := kind{w.File, w.Message}
+		switch n := alike[k]; {
+		case n == 1:
+			tell(w.String())
+		case n > 1:
+			tell(fmt.Sprintf("%s (and so for %d more)", w, n-1))
+		}
+		delete(alike, k) // told
+	}
+}
+
 // LoadError is all that is wrong with a set of sources, in the order of the text.
 type LoadError []Problem
 

@@ -101,7 +101,7 @@ func (r *reader) choice(n *yaml.Node, field string, words ...string) string {
 
 // meant returns the nearest of the words, as a question at the end of a message.
 func meant(text string, words []string) string {
-	if near := nearest(text, words); near != "" {
+	if near := Nearest(text, words); near != "" {
 		return " (did you mean " + near + "?)"
 	}
 	return ""
@@ -159,8 +159,8 @@ func describe(n *yaml.Node) string {
 	return "a value with the tag " + strconv.QuoteToASCII(n.ShortTag())
 }
 
-// nearest returns the known name that was probably meant; "" where none is near.
-func nearest(name string, known []string) string {
+// Nearest returns the known name that was probably meant; "" where none is near.
+func Nearest(name string, known []string) string {
 	if len(name) > maxName {
 		return ""
 	}

@@ -62,7 +62,9 @@ func (p *Policy) JSON(links []Link) ([]byte, error) {
 	}
 	if policies := field(root, "network_policies"); policies != nil {
 		for i := range p.networks {
-			add(policies.Content[2*i+1], "defined_at", p.networks[i].place.String())
+			place := p.networks[i].place
+			add(policies.Content[2*i+1], "defined_at", map[string]any{
+				"file": place.File, "line": place.Line, "column": place.Column, "field": place.Field})
 		}
 		eachLink(policies, links, func(binary *yaml.Node, link Link) {
 			add(binary, "resolved", link.Target)
@@ -115,7 +117,7 @@ func field(mapping *yaml.Node, name string) *yaml.Node {
 func add(mapping *yaml.Node, name string, value any) {
 	var key, node yaml.Node
 	key.SetString(name)
-	if node.Encode(value) == nil { // texts and booleans always can
+	if node.Encode(value) == nil { // plain values always can
 		mapping.Content = append(mapping.Content, &key, &node)
 	}
 }

@@ -79,7 +79,7 @@ network_policies:
 	if err != nil {
 		t.Fatal(err)
 	}
-	for _, want := range []string{`"resolved": "/usr/bin/python3.11"`, `"resolved_writable": true`, `"defined_at": "0.yaml:5:3: network_policies.b"`} {
+	for _, want := range []string{`"resolved": "/usr/bin/python3.11"`, `"resolved_writable": true`, `"field": "network_policies.b"`, `"line": 5`} {
 		if !strings.Contains(string(data), want) {
 			t.Errorf("no %s in\n%s", want, data)
 		}

@@ -12,9 +12,6 @@ import (
 	"github.com/ringfence/ringfence/internal/policy"
 )
 
-// maxModules is how many Rego modules a directory may have.
-const maxModules = 64
-
 // listModules returns the paths of the Rego modules of a directory, sorted. What
 // begins with a dot is none: an editor's, or a ConfigMap's "..data".
 func listModules(dir string) ([]string, error) {
@@ -41,8 +38,8 @@ func listModules(dir string) ([]string, error) {
 			fmt.Errorf("read Rego directory: %s has no Rego modules", dir),
 			"modules are its files *.rego, without *_test.rego; leave the directory out to have none",
 		}
-	case len(paths) > maxModules:
-		return nil, fmt.Errorf("read Rego directory: %s has %d Rego modules, at most %d are read", dir, len(paths), maxModules)
+	case len(paths) > policy.MaxModules:
+		return nil, fmt.Errorf("read Rego directory: %s has %d Rego modules, at most %d are read", dir, len(paths), policy.MaxModules)
 	}
 	return paths, nil
 }
@@ -59,10 +56,13 @@ func readFile(path string) ([]byte, error) {
 	if err != nil {
 		return nil, err
 	}
+	if info.IsDir() {
+		return nil, fmt.Errorf("%s is a directory", path)
+	}
 	if !info.Mode().IsRegular() {
 		return nil, &Error{
 			fmt.Errorf("%s is not a regular file", path),
-			"a policy is read again when it changes, so write it to a file first",
+			"write it to a file: a run reads its policy again when it changes",
 		}
 	}
 	data, err := io.ReadAll(io.LimitReader(file, policy.MaxFile+1))

@@ -98,18 +98,21 @@ func readSpec(spec string) ([]byte, error) {
 		return shipped.Data, nil
 	}
 	if spec == "" {
-		return nil, &Error{fmt.Errorf("read policy: the name is empty"), "shipped are " + shippedNames()}
+		return nil, &Error{fmt.Errorf("read policy: the name is empty"), "shipped are " + strings.Join(shippedNames(), ", ")}
+	}
+	meant := ""
+	if near := policy.Nearest(spec, shippedNames()); near != "" {
+		meant = "did you mean " + near + "? "
 	}
 	return nil, &Error{
 		fmt.Errorf("read policy: no shipped policy is named %q", spec),
-		fmt.Sprintf("shipped are %s; write ./%s for a file", shippedNames(), spec),
+		fmt.Sprintf("%sshipped are %s; write ./%s for a file", meant, strings.Join(shippedNames(), ", "), spec),
 	}
 }
 
-func shippedNames() string {
-	var names []string
+func shippedNames() (names []string) {
 	for _, shipped := range policies.All() {
 		names = append(names, shipped.Name)
 	}
-	return strings.Join(names, ", ")
+	return names
 }

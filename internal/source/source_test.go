@@ -70,12 +70,12 @@ func TestReadPolicies(t *testing.T) {
 		{"missing.yaml", "no such file", "", true},
 		{"dangling.yaml", "no such file", "", true},
 		{"large.yaml", "more than 262144 bytes", "", true},
-		{"/dev/zero", "/dev/zero is not a regular file", "to a file first", true}, // without end
-		{"./fifo", "not a regular file", "to a file first", true},                 // nobody writes
-		{"link.fifo", "not a regular file", "to a file first", true},
+		{"/dev/zero", "/dev/zero is not a regular file", "write it to a file", true}, // without end
+		{"./fifo", "not a regular file", "write it to a file", true},                 // nobody writes
+		{"link.fifo", "not a regular file", "write it to a file", true},
 		{"./socket", "no such device", "", true},
-		{"./folder", "not a regular file", "", true},
-		{".", "not a regular file", "", true},
+		{"./folder", "./folder is a directory", "", true},
+		{".", ". is a directory", "", true},
 	} {
 		t.Run(test.spec, func(t *testing.T) {
 			content, err := Set{Specs: []string{test.spec}}.Read()
@@ -141,7 +141,7 @@ func TestReadModules(t *testing.T) {
 		{"a file", []string{"r"}, nil, nil, "not a directory"},
 		{"a FIFO", nil, func() error { return unix.Mkfifo("r", 0o666) }, nil, "not a directory"},
 		{"a FIFO in it", []string{"r/a.rego"}, func() error { return unix.Mkfifo("r/b.rego", 0o666) }, nil, "r/b.rego is not a regular file"},
-		{"a directory in it", []string{"r/a.rego/x"}, nil, nil, "r/a.rego is not a regular file"},
+		{"a directory in it", []string{"r/a.rego/x"}, nil, nil, "r/a.rego is a directory"},
 		{"a dangling link", []string{"r/a.rego"}, func() error { return os.Symlink("gone", "r/b.rego") }, nil, "no such file"},
 		{"large", []string{"r/a.rego"}, func() error { return os.Truncate("r/a.rego", policy.MaxFile+1) }, nil, "more than 262144 bytes"},
 	} {

@@ -20,7 +20,7 @@ func explanationText(q *policy.Question, x *policy.Explanation, notes []string) 
 	if q.Request != nil {
 		asked += fmt.Sprintf(", %s %s", q.Request.Method, quoteText(q.Request.Path))
 	}
-	fmt.Fprintf(&b, "%s: %s (%s)\n", verdictWord(d.Verdict), asked, d.Reason)
+	fmt.Fprintf(&b, "%s: %s%s\n", verdictWord(x), asked, reasonText(x))
 	for _, note := range notes {
 		fmt.Fprintf(&b, "note: %s\n", note)
 	}
@@ -28,13 +28,10 @@ func explanationText(q *policy.Question, x *policy.Explanation, notes []string) 
 		writeMatch(&b, q, &x.Matches[i])
 	}
 	if more := len(x.Matches) - maxMatches; more > 0 {
-		fmt.Fprintf(&b, "\n%s that name the host come less near\n", count(more, "endpoint", "endpoints"))
+		fmt.Fprintf(&b, "\nand %s that also name the host, but match less\n", count(more, "endpoint", "endpoints"))
 	}
 	if len(x.Programs) > 0 && len(x.Matches) == 0 {
-		fmt.Fprintf(&b, "\nfor the program, and not the host: %s\n", strings.Join(x.Programs, ", "))
-	}
-	if len(x.Requests) > 0 {
-		b.WriteString("\nnote: this version does not inspect requests, so every connection there is denied as yet\n")
+		fmt.Fprintf(&b, "\npolicies that name the program, but not this host: %s\n", strings.Join(x.Programs, ", "))
 	}
 	for i := range x.Requests {
 		writeRequestMatch(&b, &x.Requests[i])
@@ -43,28 +40,48 @@ func explanationText(q *policy.Question, x *policy.Explanation, notes []string) 
 		fmt.Fprintf(&b, "\nhint: %s\n", d.Hint)
 	}
 	if x.Suggestion != "" {
-		fmt.Fprintf(&b, "\nto allow it, merge into the policy:\n\n%s", indent(x.Suggestion))
+		fmt.Fprintf(&b, "\nto allow it, merge into the policy (a shipped one: into a copy, by ringfence policy show --raw NAME):\n\n%s", indent(x.Suggestion))
 	}
 	return b.String()
 }
 
-func verdictWord(v flow.Verdict) string {
-	return map[flow.Verdict]string{flow.Allow: "allowed", flow.Audit: "audited (it would be denied, and is only recorded)"}[v] +
-		map[bool]string{true: "", false: "denied"}[v.Passes()]
+func verdictWord(x *policy.Explanation) string {
+	word := "denied"
+	switch {
+	case x.Dial != "":
+	case x.Decision.Verdict == flow.Allow:
+		word = "allowed"
+	case x.Decision.Verdict == flow.Audit:
+		word = "audited: not allowed, but let through and recorded"
+	}
+	if len(x.Requests) > 0 {
+		word += " by its rules (but no connection is made: this version inspects no requests)"
+	}
+	return word
+}
+
+func reasonText(x *policy.Explanation) string {
+	switch {
+	case x.Dial != "":
+		return fmt.Sprintf(" (the policy allows it, and the address is refused: %s)", x.Dial)
+	case x.Decision.Reason == flow.ReasonAllowed:
+		return ""
+	}
+	return fmt.Sprintf(" (%s)", x.Decision.Reason)
 }
 
 func writeMatch(b *strings.Builder, q *policy.Question, m *policy.Match) {
 	fmt.Fprintf(b, "\npolicy %s: %s\n  endpoint  %s\n", m.Policy, m.Outcome, m.Place)
 	host := m.Host
 	if host == "" {
-		host = "no host, allowed_ips"
+		host = "none; allowed_ips"
 	}
 	fmt.Fprintf(b, "  host      %s matches\n", host)
 	ports := make([]string, len(m.Ports))
 	for i, port := range m.Ports {
 		ports[i] = strconv.Itoa(int(port))
 	}
-	fmt.Fprintf(b, "  port      %s %s\n", strings.Join(ports, ", "), matches(m.PortMatches, fmt.Sprintf("does not have %d", q.Target.Port)))
+	fmt.Fprintf(b, "  port      %s %s\n", strings.Join(ports, ", "), matches(m.PortMatches, fmt.Sprintf("is not %d", q.Target.Port)))
 	fmt.Fprintf(b, "  program   %s\n", programText(m))
 }
 

@@ -14,6 +14,7 @@ type (
 		Endpoint   string             `json:"endpoint"`
 		Rule       string             `json:"rule,omitempty"`
 		Hint       string             `json:"hint,omitempty"`
+		Dial       flow.Reason        `json:"address_refused,omitempty"` // though the policy allows it
 		Binary     string             `json:"binary"`
 		Host       string             `json:"host"`
 		Port       uint16             `json:"port"`
@@ -53,7 +54,7 @@ type (
 func explanationJSON(q *policy.Question, x *policy.Explanation, notes []string) answerJSON {
 	d := x.Decision
 	a := answerJSON{
-		Verdict: d.Verdict, Reason: d.Reason, Policy: d.Policy, Endpoint: d.Endpoint, Rule: d.Rule, Hint: d.Hint,
+		Verdict: d.Verdict, Reason: d.Reason, Policy: d.Policy, Endpoint: d.Endpoint, Rule: d.Rule, Hint: d.Hint, Dial: x.Dial,
 		Binary: quoteText(q.Identity.Path), Host: q.Target.Host, Port: q.Target.Port,
 		Notes: append([]string{}, notes...), Matches: []matchJSON{}, Suggestion: x.Suggestion,
 	}
