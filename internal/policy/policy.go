@@ -10,7 +10,14 @@
 // addresses of an operator: a decision depends on the policy, the identity and
 // the target alone.
 //
-// Whatever cannot be enforced as it is written does not load.
+// A field of the file goes through document.go (its type, its comment, its tags),
+// decode.go (which reads any type), a check beside the type that it belongs to,
+// conflict.go where equally specific endpoints must agree on it, index.go, the
+// Rego, and explain.go or explain_request.go, which must say the same. After that
+// the JSON Schema is generated anew (go test -run Schema -update).
+//
+// What cannot be enforced as it is written is refused, or loads with a warning and
+// denies; of files, which are not fenced yet, only the warning is there.
 package policy
 
 import "slices"
