@@ -3,6 +3,7 @@ package policy
 import (
 	"fmt"
 	"math/rand/v2"
+	"net/http"
 	"slices"
 	"strings"
 	"testing"
@@ -38,7 +39,7 @@ func (v modelValues) match(value string) bool {
 
 // covers reports whether a rule is for the method and the path of a request.
 func (r modelRule) covers(request flow.Request) bool {
-	method := r.Method == "" || r.Method == "*" || r.Method == request.Method || r.Method == "GET" && request.Method == "HEAD"
+	method := r.Method == "" || r.Method == "*" || r.Method == request.Method || r.Method == http.MethodGet && request.Method == http.MethodHead
 	return method && (r.Path == "" || pathMatches(r.Path, request.Path))
 }
 
@@ -70,7 +71,7 @@ func (r modelRule) denies(request flow.Request) bool {
 // rule returns what in an endpoint allows a request; "" for nothing.
 func (p place) rule(request flow.Request) string {
 	reads := []string{"GET", "HEAD", "OPTIONS"}
-	writes := append(reads, "POST", "PUT", "PATCH")
+	writes := append(slices.Clone(reads), "POST", "PUT", "PATCH")
 	switch {
 	case p.Access == "full",
 		p.Access == "read-only" && slices.Contains(reads, request.Method),
