@@ -31,6 +31,7 @@ type conn struct {
 	upstream *net.TCPConn
 	target   flow.Target
 	decision *flow.Decision
+	lent     bool   // the address that was dialled is one of the decision's allowed_ips
 	holding  bool   // the client's read deadline is that of its hello
 	ended    ending // why the relay ended it; nil while nothing did
 }
@@ -91,16 +92,27 @@ func reset(conn *net.TCPConn) {
 	conn.Close()
 }
 
-// join makes upstream the other side, unless the connection was cut meanwhile.
-func (c *conn) join(upstream *net.TCPConn) bool {
+// join makes upstream the other side, unless the connection was cut meanwhile, or
+// another decision than the one it was dialled under does not cover its address.
+func (c *conn) join(upstream *net.TCPConn, under *flow.Decision) *flow.Denial {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	if c.ended != nil {
 		reset(upstream)
-		return false
+		return &flow.Denial{Engine: flow.EngineRelay, Reason: flow.ReasonShutdown} // not the cause: that is noted
 	}
 	c.upstream = upstream
-	return true
+	c.lent = covers(under.AllowedIPs, remoteAddr(upstream))
+	if c.uncovered() {
+		return uncovered() // what ends the connection closes both sides
+	}
+	return nil
+}
+
+// uncovered reports whether the address that was dialled was the policy's to
+// allow, and is no longer. The caller holds mu.
+func (c *conn) uncovered() bool {
+	return c.lent && !covers(c.decision.AllowedIPs, remoteAddr(c.upstream))
 }
 
 // finish closes what is still open and emits the record.

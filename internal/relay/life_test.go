@@ -9,6 +9,7 @@ import (
 	"runtime"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"syscall"
 	"testing"
 	"time"
@@ -148,15 +149,12 @@ func TestRedecide(t *testing.T) {
 			return decision
 		}
 	})
-	client, server := f.pair()
-	send(t, client, "abc")
-	expect(t, server, "abc")
-	if n := f.relay.Redecide(); n != 0 {
-		t.Errorf("closed %d", n)
-	}
 	covering := *allowDecision
 	covering.AllowedIPs = []netip.Prefix{netip.MustParsePrefix("127.0.0.0/8")}
 	swap(&covering)
+	client, server := f.pair()
+	send(t, client, "abc")
+	expect(t, server, "abc")
 	if n := f.relay.Redecide(); n != 0 {
 		t.Errorf("closed %d", n)
 	}
@@ -186,6 +184,34 @@ func TestRedecide(t *testing.T) {
 		r.Verdict, r.Reason, r.Hint, r.Generation = flow.Deny, flow.ReasonNoEndpoint, "add an endpoint", 4
 		r.Detail = "denied by a later policy generation"
 	}))
+}
+
+// TestRedecideWhileDialling: an address that was dialled under allowed_ips is not
+// kept by a generation that has them no longer, though it allows the host.
+func TestRedecideWhileDialling(t *testing.T) {
+	lending, narrow := *allowDecision, *allowDecision
+	lending.AllowedIPs = []netip.Prefix{netip.MustParsePrefix("127.0.0.0/8")}
+	var decision atomic.Pointer[flow.Decision]
+	decision.Store(&lending)
+	dialling, dial := make(chan struct{}), make(chan struct{})
+	f := newFixture(t, func(f *fixture, _ *Config) {
+		f.decide = func(*flow.Identity, flow.Target) *flow.Decision { return decision.Load() }
+		before := f.dial
+		f.dial = func(ctx context.Context, to flow.Target, d *flow.Decision) (*net.TCPConn, error) {
+			close(dialling)
+			<-dial
+			return before(ctx, to, d)
+		}
+	})
+	client := f.connect(f.capture)
+	<-dialling
+	decision.Store(&narrow)
+	f.relay.Redecide()
+	close(dial)
+	expectReset(t, client)
+	if r := f.record(); r.Verdict != flow.Deny || r.Reason != flow.ReasonPrivateAddress || r.Engine != flow.EngineSSRF {
+		t.Errorf("%+v", r)
+	}
 }
 
 // TestRedecideMeanwhile: a reload that comes between the answer and its being

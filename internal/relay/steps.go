@@ -123,9 +123,9 @@ func refusedBy(d *flow.Decision) *flow.Denial {
 // longer covers the address that was dialled. It runs beside the handler.
 func (c *conn) redecide() bool {
 	c.mu.Lock()
-	before, target, upstream, over := c.decision, c.target, c.upstream, c.ended != nil
+	undecided, target, over := c.decision == nil, c.target, c.ended != nil
 	c.mu.Unlock()
-	if before == nil || over {
+	if undecided || over {
 		return false // nothing decided yet, or nothing left to end
 	}
 	now := c.relay.cfg.Decider.Decide(c.identity, target)
@@ -133,20 +133,21 @@ func (c *conn) redecide() bool {
 		now = &flow.Decision{Engine: flow.EngineRelay, Reason: flow.ReasonPolicyError}
 	}
 	refused := refusedBy(now)
-	if upstream != nil && refused == nil {
-		addr := remoteAddr(upstream)
-		if covers(before.AllowedIPs, addr) && !covers(now.AllowedIPs, addr) {
-			refused = &flow.Denial{Engine: flow.EngineSSRF, Reason: flow.ReasonPrivateAddress}
-		}
-	}
-	if refused != nil {
-		c.cut(redecided(now, refused))
-		return true
-	}
 	c.mu.Lock()
 	c.decision = now
+	if refused == nil && c.uncovered() {
+		refused = uncovered()
+	}
 	c.mu.Unlock()
-	return false
+	if refused == nil {
+		return false
+	}
+	c.cut(redecided(now, refused))
+	return true
+}
+
+func uncovered() *flow.Denial {
+	return &flow.Denial{Engine: flow.EngineSSRF, Reason: flow.ReasonPrivateAddress}
 }
 
 func covers(prefixes []netip.Prefix, addr netip.Addr) bool {
@@ -170,8 +171,5 @@ func (c *conn) dial(target flow.Target, decision *flow.Decision) *flow.Denial {
 		return &flow.Denial{Engine: flow.EngineRelay, Reason: flow.ReasonUpstreamUnreachable, Detail: err.Error()}
 	}
 	c.record.Address = remoteAddr(upstream).String()
-	if !c.join(upstream) {
-		return &flow.Denial{Engine: flow.EngineRelay, Reason: flow.ReasonShutdown} // not the cause: that is noted
-	}
-	return nil
+	return c.join(upstream, decision)
 }
