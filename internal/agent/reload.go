@@ -3,16 +3,11 @@ package agent
 import (
 	"context"
 	"errors"
-	"fmt"
-	"os"
-	"path/filepath"
-	"slices"
 	"strings"
 	"time"
 
 	"github.com/ringfence/ringfence/internal/flow"
 	"github.com/ringfence/ringfence/internal/policy"
-	"github.com/ringfence/ringfence/internal/rootfs"
 	"github.com/ringfence/ringfence/internal/source"
 )
 
@@ -29,22 +24,27 @@ type PolicyFeed struct {
 }
 
 // FollowPolicy keeps the sandbox on what its policy's sources say, until its end.
-// What they say is taken whole or not at all: where it is no policy, the present
-// one stays, and a record and the log tell why.
+// What they say is taken whole or not at all: where it is no policy, or where
+// others than root could have written it, the present one stays, and a record and
+// the log tell why.
 func (sb *Sandbox) FollowPolicy(feed PolicyFeed) {
 	log := sb.agent.cfg.Log.With("sandbox", sb.Name())
-	if err := sb.mayChange(feed.Set); err != nil {
-		log.Warn("the policy will not be read again", "reason", err)
+	guard := source.NewGuard(feed.Set)
+	now := guard.Read()
+	if now.Err != nil {
+		log.Warn("the policy will not be read again", "reason", now.Err)
+	} else {
+		now = source.Reading{Content: feed.Now} // what has changed since is told
 	}
-	changes := make(chan reading)
+	changes := make(chan source.Reading)
 	sb.service("policy watch", func() error {
-		hand := func(content source.Content, err error) {
+		hand := func(r source.Reading) {
 			select {
-			case changes <- reading{content, err}:
+			case changes <- r:
 			case <-sb.context.Done():
 			}
 		}
-		return feed.Set.Watch(sb.context, feed.Now, hand, func(err error) { log.Warn(err.Error()) })
+		return feed.Set.Watch(sb.context, now, guard.Read, hand, func(err error) { log.Warn(err.Error()) })
 	})
 	sb.service("policy", func() error {
 		for {
@@ -52,29 +52,22 @@ func (sb *Sandbox) FollowPolicy(feed PolicyFeed) {
 			case <-sb.context.Done():
 				return nil
 			case r := <-changes:
-				sb.take(sb.context, feed.Set, r)
+				sb.take(sb.context, r)
 			case <-feed.Reload:
 				select {
 				case <-changes: // older than what is read now
 				default:
 				}
-				content, err := feed.Set.Read()
-				sb.take(sb.context, feed.Set, reading{content, err})
+				sb.take(sb.context, guard.Read())
 			}
 		}
 	})
 }
 
-// reading is what came of reading the sources.
-type reading struct {
-	content source.Content
-	err     error
-}
-
 // take makes what was read the next generation, or says why not.
-func (sb *Sandbox) take(ctx context.Context, set source.Set, r reading) {
+func (sb *Sandbox) take(ctx context.Context, r source.Reading) {
 	before := sb.keeper.engine.Policy()
-	p, warnings, err := sb.load(set, r)
+	p, warnings, err := load(r)
 	generation := sb.keeper.engine.Generation()
 	if err == nil {
 		generation, err = sb.keeper.replace(ctx, p)
@@ -87,10 +80,7 @@ func (sb *Sandbox) take(ctx context.Context, set source.Set, r reading) {
 	if err != nil {
 		record.Verdict, record.Reason = flow.Deny, flow.ReasonPolicyRefused
 		record.Detail = bounded(err.Error())
-		record.Hint = "the policy of before stays in force"
-		if _, faulty := errors.AsType[policy.LoadError](err); faulty {
-			record.Hint += "; ringfence policy check tells everything that is wrong"
-		}
+		record.Hint = "the policy of before stays in force" + refusalHint(err)
 		log.Error("the policy that was read is refused, the one of before stays", "error", record.Detail)
 	} else {
 		policy.TellWarnings(warnings, func(text string) { log.Warn(text) })
@@ -102,15 +92,22 @@ func (sb *Sandbox) take(ctx context.Context, set source.Set, r reading) {
 	sb.agent.cfg.Sink.Emit(record)
 }
 
-// load makes a policy of what was read, if it may be one.
-func (sb *Sandbox) load(set source.Set, r reading) (*policy.Policy, []policy.Warning, error) {
-	if r.err != nil {
-		return nil, nil, r.err
+func load(r source.Reading) (*policy.Policy, []policy.Warning, error) {
+	if r.Err != nil {
+		return nil, nil, r.Err
 	}
-	if err := sb.mayChange(set); err != nil {
-		return nil, nil, err
+	return r.Content.Load()
+}
+
+// refusalHint says what to do about a policy that was refused.
+func refusalHint(err error) string {
+	if _, faulty := errors.AsType[policy.LoadError](err); faulty {
+		return "; ringfence policy check tells everything that is wrong"
 	}
-	return r.content.Load()
+	if hinted, ok := errors.AsType[*source.Error](err); ok && hinted.Hint != "" {
+		return "; " + hinted.Hint
+	}
+	return ""
 }
 
 func sameUser(a, b *policy.Policy) bool {
@@ -131,50 +128,4 @@ func bounded(text string) string {
 func (sb *Sandbox) SetPolicy(ctx context.Context, p *policy.Policy) error {
 	_, err := sb.keeper.replace(ctx, p)
 	return err
-}
-
-// Why a source is not read again.
-var (
-	errOwnPolicy = errors.New("the sandbox's own user can change it, and so its own policy")
-	errUnclean   = errors.New("a path with .. is not read again; write it without")
-)
-
-// mayChange refuses sources that a program of the sandbox could have written.
-func (sb *Sandbox) mayChange(set source.Set) error {
-	dir, err := os.Open("/")
-	if err != nil {
-		return fmt.Errorf("look at policy files: %w", err)
-	}
-	defer dir.Close()
-	root := rootfs.New(dir)
-	files, err := set.Files()
-	if err != nil {
-		return err
-	}
-	for _, file := range files {
-		if err := onlyRootWrites(root, file, sb.keeper.user); err != nil {
-			return fmt.Errorf("%s: %w", file, err)
-		}
-	}
-	return nil
-}
-
-func onlyRootWrites(root *rootfs.Root, file string, user rootfs.User) error {
-	if slices.Contains(strings.Split(file, "/"), "..") {
-		return errUnclean // behind a link it leads elsewhere than it reads
-	}
-	path, err := filepath.Abs(file)
-	if err != nil {
-		return err
-	}
-	link, err := root.Follow(path, user, nil)
-	switch {
-	case errors.Is(err, rootfs.ErrNotFile): // the directory of modules: each of them is looked at
-		return nil
-	case err != nil:
-		return err
-	case link.Writable:
-		return fmt.Errorf("%w; move it to where only root writes", errOwnPolicy)
-	}
-	return nil
 }

@@ -205,7 +205,7 @@ func TestReloadRefusesTheSandboxsOwnFile(t *testing.T) {
 		t.Errorf("records: %+v", reloads)
 	}
 	for _, rec := range reloads {
-		if rec.Verdict != "deny" || !strings.Contains(rec.Detail, "the sandbox's own user can change it") {
+		if rec.Verdict != "deny" || !strings.Contains(rec.Detail, "others than root can change it") {
 			t.Errorf("%+v", rec)
 		}
 	}

@@ -3,8 +3,8 @@
 //
 // A walk goes hop by hop over descriptors. The kernel is asked for one name in one
 // directory at a time, never to follow a link or to go up, so nothing in the tree
-// leads out of it. Files are looked at and not opened. What the answer is used for
-// is not known here.
+// leads out of it. Files are looked at, and opened only by Open. What the answer is
+// used for is not known here.
 package rootfs
 
 import (
@@ -13,6 +13,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"strconv"
 
 	"golang.org/x/sys/unix"
 )
@@ -58,6 +59,28 @@ func (r *Root) Follow(path string, user User, visit func(dir int)) (Link, error)
 		return Link{}, fmt.Errorf("follow %q: %w", path, err)
 	}
 	return w.link, nil
+}
+
+// Open opens for reading what a path leads to, as Follow does: the path need not be
+// clean, and may lead to a directory, in which the user then must not be able to
+// make entries. What is said of the link is said of the file that was opened, so
+// that there is no moment in between.
+func (r *Root) Open(path string, user User) (*os.File, Link, error) {
+	w := walk{user: user}
+	defer w.close()
+	flags := unix.O_RDONLY | unix.O_NONBLOCK | unix.O_CLOEXEC
+	switch err := w.follow(r.dir, path); {
+	case errors.Is(err, errDirectory):
+		w.end()
+		flags |= unix.O_DIRECTORY
+	case err != nil:
+		return nil, Link{}, fmt.Errorf("open %q: %w", path, err)
+	}
+	fd, err := unix.Open("/proc/self/fd/"+strconv.Itoa(w.top().fd), flags, 0)
+	if err != nil {
+		return nil, Link{}, fmt.Errorf("open %q: %w", path, err)
+	}
+	return os.NewFile(uintptr(fd), path), w.link, nil
 }
 
 // Visit calls visit with each directory that decides where an absolute path leads,

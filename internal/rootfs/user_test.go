@@ -80,9 +80,11 @@ func TestWritable(t *testing.T) {
 		{"a default ACL", func(t *tree) { t.acl("bin", aclDefault, acl(user, 7, 5, 7)) }, false},
 		{"a file's ACL", func(t *tree) { t.acl("opt/py3", aclAccess, acl(user, 7, 5, 7)) }, true},
 
-		{"sticky", func(t *tree) { t.own("bin", 0, 0, 0o777|os.ModeSticky) }, false},
+		// Nobody can replace it there; but who made it appear may not be its owner.
+		{"sticky, a link that may have been moved there", func(t *tree) { t.own("bin", 0, 0, 0o777|os.ModeSticky) }, true},
+		{"sticky, a directory of another's", func(t *tree) { t.own("", 0, 0, 0o777|os.ModeSticky) }, false},
 		{"sticky, owns the link", func(t *tree) { t.own("bin", 0, 0, 0o777|os.ModeSticky); t.own("bin/py", user, 0, 0) }, true},
-		{"sticky, another owns the link", func(t *tree) { t.own("bin", 0, 0, 0o777|os.ModeSticky); t.own("bin/py", other, 0, 0) }, false},
+		{"sticky, another owns the link", func(t *tree) { t.own("bin", 0, 0, 0o777|os.ModeSticky); t.own("bin/py", other, 0, 0) }, true},
 		{"sticky, owns the directory", func(t *tree) { t.own("bin", user, 0, 0o777|os.ModeSticky) }, true},
 		{"sticky, owns a directory in it", func(t *tree) { t.own("", 0, 0, 0o777|os.ModeSticky); t.own("opt", user, 0, 0o755) }, true},
 		{"sticky, owned link, closed", func(t *tree) { t.own("bin", 0, 0, 0o755|os.ModeSticky); t.own("bin/py", user, 0, 0) }, false},
@@ -119,7 +121,7 @@ func TestWritableAgainstKernel(t *testing.T) {
 		setup := ""
 		for _, name := range []string{"", "bin", "bin/py", "opt", "opt/py3"} {
 			uid, gid := pick(0, 0, 0, 0, 4001, 4003), pick(0, 0, 4001, 4002, 4003)
-			mode := os.FileMode(pick(0o755, 0o755, 0o755, 0o775, 0o775, 0o757, 0o777))
+			mode := os.FileMode(pick(0o755, 0o755, 0o755, 0o755, 0o755, 0o775, 0o757, 0o777))
 			if random.IntN(3) == 0 {
 				mode |= os.ModeSticky
 			}

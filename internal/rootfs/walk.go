@@ -196,7 +196,7 @@ func (w *walk) jump() (string, error) {
 	return target, nil
 }
 
-// end fills in the link at the regular file to which the walk has come.
+// end fills in the link at the file or directory to which the walk has come.
 func (w *walk) end() {
 	file := w.top()
 	if w.user.mayWrite(file.fd, &file.stat) {

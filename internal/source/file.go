@@ -12,11 +12,18 @@ import (
 	"github.com/ringfence/ringfence/internal/policy"
 )
 
+// opener opens a file or directory for reading, without waiting for a writer.
+type opener func(path string) (*os.File, error)
+
+func openFile(path string) (*os.File, error) {
+	// O_NONBLOCK, so that a FIFO or a device cannot hold us before we know.
+	return os.OpenFile(path, os.O_RDONLY|unix.O_NONBLOCK|unix.O_NOCTTY, 0)
+}
+
 // listModules returns the paths of the Rego modules of a directory, sorted. What
 // begins with a dot is none: an editor's, or a ConfigMap's "..data".
-func listModules(dir string) ([]string, error) {
-	// O_DIRECTORY, so that a FIFO put in its place cannot hold us.
-	d, err := os.OpenFile(dir, os.O_RDONLY|unix.O_DIRECTORY, 0)
+func listModules(dir string, open opener) ([]string, error) {
+	d, err := open(dir)
 	if err != nil {
 		return nil, fmt.Errorf("read Rego directory: %w", err)
 	}
@@ -45,9 +52,8 @@ func listModules(dir string) ([]string, error) {
 }
 
 // readFile reads a whole regular file within the bound of a policy's source.
-func readFile(path string) ([]byte, error) {
-	// O_NONBLOCK, so that a FIFO or a device cannot hold us before we know.
-	file, err := os.OpenFile(path, os.O_RDONLY|unix.O_NONBLOCK|unix.O_NOCTTY, 0)
+func readFile(path string, open opener) ([]byte, error) {
+	file, err := open(path)
 	if err != nil {
 		return nil, err
 	}

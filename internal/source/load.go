@@ -26,14 +26,3 @@ func (c Content) Load() (*policy.Policy, []policy.Warning, error) {
 	}
 	return narrowed, warnings, nil
 }
-
-// Files returns the paths of the files that are read, the directory of modules
-// and those in it.
-func (s Set) Files() ([]string, error) {
-	files := s.paths()
-	if s.RegoDir == "" {
-		return files, nil
-	}
-	modules, err := listModules(s.RegoDir)
-	return append(files, modules...), err
-}

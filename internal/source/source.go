@@ -49,10 +49,12 @@ func (e *Error) Unwrap() error { return e.Err }
 
 // Read reads everything. Where a person can do something about an error, it is an
 // *Error.
-func (s Set) Read() (Content, error) {
+func (s Set) Read() (Content, error) { return s.read(openFile) }
+
+func (s Set) read(open opener) (Content, error) {
 	var c Content
 	for _, spec := range s.specs() {
-		data, err := readSpec(spec)
+		data, err := readSpec(spec, open)
 		if err != nil {
 			return Content{}, err
 		}
@@ -61,12 +63,12 @@ func (s Set) Read() (Content, error) {
 	if s.RegoDir == "" {
 		return c, nil
 	}
-	modules, err := listModules(s.RegoDir)
+	modules, err := listModules(s.RegoDir, open)
 	if err != nil {
 		return Content{}, err
 	}
 	for _, path := range modules {
-		data, err := readFile(path)
+		data, err := readFile(path, open)
 		if err != nil {
 			return Content{}, fmt.Errorf("read Rego module: %w", err)
 		}
@@ -86,9 +88,9 @@ func (s Set) specs() []string {
 // shipped policy and nothing else: a file must not be able to take its place.
 func isPath(spec string) bool { return strings.ContainsAny(spec, "/.") }
 
-func readSpec(spec string) ([]byte, error) {
+func readSpec(spec string, open opener) ([]byte, error) {
 	if isPath(spec) {
-		data, err := readFile(spec)
+		data, err := readFile(spec, open)
 		if err != nil {
 			return nil, fmt.Errorf("read policy: %w", err)
 		}

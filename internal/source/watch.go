@@ -2,6 +2,7 @@ package source
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -24,30 +25,43 @@ const (
 	maxLooks = 10
 )
 
-// Watch calls changed whenever Read has come to return something else than the
-// last time, beginning with now, which is what the caller has read; an error of
-// another text is something else too. It returns nil when the context ends.
+// Reading is what came of reading a set.
+type Reading struct {
+	Content Content
+	Err     error
+}
+
+func (r Reading) equal(other Reading) bool {
+	if (r.Err == nil) != (other.Err == nil) || r.Err != nil && r.Err.Error() != other.Err.Error() {
+		return false
+	}
+	return r.Content.Equal(other.Content)
+}
+
+// Watch calls changed whenever read has come to return something else than the
+// last time, beginning with now; an error of another text is something else too.
+// Read reads the set. It returns nil when the context ends.
 //
 // Where changes cannot be watched, because the kernel has no watches left or a
 // path leads through procfs, it looks every two seconds instead. That is told to
-// report, once. Both functions are called from this goroutine, one at a time.
-func (s Set) Watch(ctx context.Context, now Content, changed func(Content, error), report func(error)) error {
+// report, once. The functions are called from this goroutine, one at a time.
+func (s Set) Watch(ctx context.Context, now Reading, read func() Reading, changed func(Reading), report func(error)) error {
 	if len(s.paths()) == 0 {
 		<-ctx.Done()
 		return nil
 	}
-	last, reported := reading{content: now}, false
+	last, reported := now, false
 	for ctx.Err() == nil {
 		// A watcher for each round, and before reading: what changes from here on
 		// is either read or waited for, and a path that leads elsewhere is walked
 		// anew.
 		w, err := s.watcher()
-		if next := settle(ctx, s.read, last); ctx.Err() == nil && !next.equal(last) {
+		if next := settle(ctx, read, last); ctx.Err() == nil && !next.equal(last) {
 			last = next
-			changed(next.content, next.err)
+			changed(next)
 		}
 		if err == nil {
-			err = w.Wait(ctx, quiet)
+			err = wait(ctx, w, last)
 			_ = w.Close()
 		}
 		if err == nil || ctx.Err() != nil {
@@ -62,28 +76,23 @@ func (s Set) Watch(ctx context.Context, now Content, changed func(Content, error
 	return nil
 }
 
-// reading is what Read returned.
-type reading struct {
-	content Content
-	err     error
-}
-
-func (s Set) read() reading {
-	content, err := s.Read()
-	return reading{content, err}
-}
-
-func (r reading) equal(other reading) bool {
-	if r.err != nil && other.err != nil {
-		return r.err.Error() == other.err.Error()
+// wait waits for the next change. That a file is closed is no change.
+func wait(ctx context.Context, w *watch.Watcher, last Reading) error {
+	if !errors.Is(last.Err, ErrBeingWritten) {
+		return w.Wait(ctx, quiet)
 	}
-	return r.err == nil && other.err == nil && r.content.Equal(other.content)
+	soon, cancel := context.WithTimeout(ctx, lookEvery)
+	defer cancel()
+	if err := w.Wait(soon, quiet); err != nil && soon.Err() == nil {
+		return err
+	}
+	return nil
 }
 
 // settle reads, and where that is not the last reading, reads until it is the same
 // for a quiet time. Quiet directories alone do not do: the writing may begin after
 // the wait for them. In directories that are never quiet they do not come.
-func settle(ctx context.Context, read func() reading, last reading) reading {
+func settle(ctx context.Context, read func() Reading, last Reading) Reading {
 	next := read()
 	for range maxLooks {
 		if next.equal(last) {
@@ -141,7 +150,7 @@ func (s Set) addTo(w *watch.Watcher) error {
 	if s.RegoDir == "" {
 		return nil
 	}
-	modules, err := listModules(s.RegoDir)
+	modules, err := listModules(s.RegoDir, openFile)
 	if err != nil {
 		return nil // Read says so; that the list changes is watched already
 	}
@@ -155,15 +164,12 @@ func (s Set) addTo(w *watch.Watcher) error {
 
 // addWay watches the directories on the way of a path.
 func addWay(w *watch.Watcher, root *rootfs.Root, path string) error {
-	if !filepath.IsAbs(path) {
-		wd, err := os.Getwd()
-		if err != nil {
-			return err
-		}
-		path = wd + "/" + path // not cleaned: "link/.." is what the kernel says
+	path, err := absolute(path)
+	if err != nil {
+		return err
 	}
 	var failed error
-	err := root.Visit(path, func(dir int) {
+	err = root.Visit(path, func(dir int) {
 		if failed == nil {
 			failed = w.Add("/proc/self/fd/" + strconv.Itoa(dir))
 		}
@@ -172,6 +178,16 @@ func addWay(w *watch.Watcher, root *rootfs.Root, path string) error {
 		return failed
 	}
 	return err
+}
+
+// absolute returns an absolute path that is not cleaned: "link/.." is what the
+// kernel says.
+func absolute(path string) (string, error) {
+	if filepath.IsAbs(path) {
+		return path, nil
+	}
+	wd, err := os.Getwd()
+	return wd + "/" + path, err
 }
 
 // sleep waits, at most until the context ends.

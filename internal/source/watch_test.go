@@ -13,6 +13,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/ringfence/ringfence/internal/policy"
+	"github.com/ringfence/ringfence/internal/rootfs"
 	"github.com/ringfence/ringfence/internal/testenv"
 )
 
@@ -33,8 +34,19 @@ type follower struct {
 // what happens after that was read.
 func follow(t *testing.T, set Set, between func()) *follower {
 	t.Helper()
-	now, err := set.Read()
-	must(t, err)
+	return followBy(t, set, NewGuard(set).Read, between)
+}
+
+// readAny is a guard that minds nothing.
+func (s Set) readAny() Reading {
+	content, err := s.Read()
+	return Reading{content, err}
+}
+
+func followBy(t *testing.T, set Set, read func() Reading, between func()) *follower {
+	t.Helper()
+	now := read()
+	must(t, now.Err)
 	if between != nil {
 		between()
 	}
@@ -42,8 +54,8 @@ func follow(t *testing.T, set Set, between func()) *follower {
 	f := &follower{t: t, told: make(chan string, 100), reports: make(chan error, 100)}
 	ended := make(chan error, 1)
 	go func() {
-		ended <- set.Watch(ctx, now,
-			func(c Content, err error) { f.told <- describe(c, err) },
+		ended <- set.Watch(ctx, now, read,
+			func(r Reading) { f.told <- describe(r.Content, r.Err) },
 			func(err error) { f.reports <- err })
 	}()
 	f.stop = sync.OnceFunc(func() {
@@ -157,7 +169,7 @@ func TestWatchTellsNothingNew(t *testing.T) {
 	f.want("two")
 }
 
-// What changes between the first reading and Watch is told.
+// What changes between the first Reading and Watch is told.
 func TestWatchFromContent(t *testing.T) {
 	path := filepath.Join(fixed(t), "p.yaml")
 	write(t, path, "one")
@@ -291,7 +303,11 @@ func TestWatchLooks(t *testing.T) {
 	dir := fixed(t)
 	write(t, filepath.Join(dir, "p.yaml"), "one")
 	t.Chdir(dir)
-	f := follow(t, Set{Specs: []string{"/proc/self/cwd/p.yaml"}}, nil)
+	set := Set{Specs: []string{"/proc/self/cwd/p.yaml"}}
+	if r := NewGuard(set).Read(); !errors.Is(r.Err, rootfs.ErrProc) {
+		t.Errorf("a guard reads through procfs: %v", r.Err)
+	}
+	f := followBy(t, set, set.readAny, nil)
 	for _, text := range []string{"two", "three"} {
 		write(t, filepath.Join(dir, "p.yaml"), text)
 		f.want(text)
@@ -323,24 +339,24 @@ func TestWatchLeavesNothing(t *testing.T) {
 
 // A content that comes and goes while it is read is waited for, but not for ever.
 func TestSettle(t *testing.T) {
-	content := func(name string) reading { return reading{content: Content{Policies: []policy.Source{{Name: name}}}} }
-	failed := reading{err: errors.New("gone")}
+	content := func(name string) Reading { return Reading{Content: Content{Policies: []policy.Source{{Name: name}}}} }
+	failed := Reading{Err: errors.New("gone")}
 	last := content("a")
 	for _, test := range []struct {
 		name  string
-		reads []reading // the last one again and again
-		want  reading
+		reads []Reading // the last one again and again
+		want  Reading
 		count int
 	}{
-		{"the same", []reading{last}, last, 1},
-		{"another", []reading{content("b")}, content("b"), 2},
-		{"half written", []reading{content("b"), content("bc"), content("bcd")}, content("bcd"), 4},
-		{"gone for a moment", []reading{failed, last}, last, 2},
-		{"gone", []reading{failed}, failed, 2},
+		{"the same", []Reading{last}, last, 1},
+		{"another", []Reading{content("b")}, content("b"), 2},
+		{"half written", []Reading{content("b"), content("bc"), content("bcd")}, content("bcd"), 4},
+		{"gone for a moment", []Reading{failed, last}, last, 2},
+		{"gone", []Reading{failed}, failed, 2},
 	} {
 		t.Run(test.name, func(t *testing.T) {
 			count := 0
-			got := settle(t.Context(), func() reading {
+			got := settle(t.Context(), func() Reading {
 				count++
 				return test.reads[min(count, len(test.reads))-1]
 			}, last)
@@ -350,7 +366,7 @@ func TestSettle(t *testing.T) {
 		})
 	}
 	count := 0
-	settle(t.Context(), func() reading { count++; return content(strings.Repeat("x", count)) }, last)
+	settle(t.Context(), func() Reading { count++; return content(strings.Repeat("x", count)) }, last)
 	if count != maxLooks+1 {
 		t.Errorf("%d reads of what never settles", count)
 	}
