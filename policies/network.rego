@@ -143,56 +143,58 @@ nearest contains entry.first if some entry in network_entries
 
 # Programs: a group of binaries is meant for an image by its own path or by that
 # of an ancestor.
-#
-# A tainted image is not simply the file that its path names. Where the group does
-# not put up with the taint, it matches nothing, not even by its ancestors; and an
-# ancestor that is tainted lends its path to no one.
 
-granting contains number if {
-	some number in named
-	some group in index.programs[index.endpoints[number].key]
-	some image in fitting(group)
-	pinned(group, image)
+# calls are the ways in which groups of the policies at hand call an image: policy,
+# group, image (0 is the program, its ancestors follow), and the taints of the link,
+# if it is one.
+calls contains [key, g, i, []] if {
+	some key in named_policies
+	some g, group in index.programs[key]
+	some i, image in images
+	group.paths[image.path]
 }
 
-# What is missing is the hash, or it is another file's.
-mismatched contains number if {
-	some number in named
-	some group in index.programs[index.endpoints[number].key]
-	group.sha256
-	some image in fitting(group)
-	image.sha256 != group.sha256
+calls contains [key, g, i, []] if {
+	some key in named_policies
+	some g, group in index.programs[key]
+	some i, image in images
+	regex.match(group.globs, image.path)
 }
 
-unhashed contains number if {
-	some number in named
-	some group in index.programs[index.endpoints[number].key]
-	group.sha256
-	some image in fitting(group)
-	not image.sha256
+calls contains [key, g, i, link.taints] if {
+	some i, image in images
+	some link in image.links
+	some key in named_policies
+	some g, group in index.programs[key]
+	group.paths[link.path]
 }
 
-# A path of it would match, whatever is against the rest.
-called contains number if {
-	some number in named
-	some group in index.programs[index.endpoints[number].key]
-	some image in images
-	calls(group, image)
-}
+named_policies := {index.endpoints[number].key | some number in named}
 
 images := array.concat([input.exec], input.exec.ancestors)
 
-fitting(group) := [image |
-	tolerates(group, input.exec)
-	some image in images
-	names(group, image)
-	tolerates(group, image)
-]
+# A tainted image is not simply the file that its path names. Where the group does
+# not put up with the taint, it matches nothing, not even by its ancestors; and an
+# ancestor that is tainted lends its path to no one.
+fits contains [key, g, i] if {
+	some [key, g, i, taints] in calls
+	group := index.programs[key][g]
+	tolerates(group, taints)
+	tolerates(group, images[i].taints)
+	tolerates(group, input.exec.taints)
+}
 
-tolerates(group, image) if {
-	image.taints == []
+tolerates(group, taints) if {
+	taints == []
 } else if {
-	every taint in image.taints { group.taints[taint] }
+	every taint in taints { group.taints[taint] }
+}
+
+granting contains number if {
+	some [key, g, i] in fits
+	pinned(index.programs[key][g], images[i])
+	some number in named
+	index.endpoints[number].key == key
 }
 
 pinned(group, image) if {
@@ -201,21 +203,27 @@ pinned(group, image) if {
 	group.sha256 == image.sha256
 }
 
-names(group, image) if group.paths[image.path]
-
-names(group, image) if regex.match(group.globs, image.path)
-
-names(group, image) if {
-	some link in image.links
-	group.paths[link.path]
-	tolerates(group, link)
+# What is missing is the hash, or it is another file's.
+mismatched contains number if {
+	some [key, g, i] in fits
+	images[i].sha256 != index.programs[key][g].sha256
+	some number in named
+	index.endpoints[number].key == key
 }
 
-calls(group, image) if names(group, image)
+unhashed contains number if {
+	some [key, g, i] in fits
+	index.programs[key][g].sha256
+	not images[i].sha256
+	some number in named
+	index.endpoints[number].key == key
+}
 
-calls(group, image) if {
-	some link in image.links
-	group.paths[link.path]
+# A path of it would match, whatever is against the rest.
+called contains number if {
+	some [key, _, _, _] in calls
+	some number in named
+	index.endpoints[number].key == key
 }
 
 # declared is true where any endpoint names the host, whatever the port and the

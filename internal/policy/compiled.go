@@ -13,9 +13,10 @@ import (
 	"github.com/open-policy-agent/opa/v1/topdown/cache"
 )
 
-// customTimeout bounds one decision that asks the operator's modules. Ours needs
-// no bound: what goes in has one.
-const customTimeout = time.Second
+// evalTimeout bounds one evaluation. Ours takes a fraction of a millisecond, unless
+// a policy has patterns that are made to be slow; the operator's modules may take
+// any time.
+const evalTimeout = time.Second
 
 // compiled is a policy as OPA evaluates it. It never changes, and any number of
 // generations and engines may share it.
@@ -25,8 +26,13 @@ type compiled struct {
 	request  rego.PreparedEvalQuery
 	declared rego.PreparedEvalQuery
 	regexes  cache.InterQueryValueCache // every expression of the policy, compiled at first use
-	never    topdown.Cancel             // a cancellation that does not come
-	timed    bool                       // evaluates modules that are not ours
+	// patience returns the end of an evaluation's time, and what lets go of it.
+	patience func() (topdown.Cancel, func() bool)
+}
+
+func untilTimeout() (topdown.Cancel, func() bool) {
+	cancel := topdown.NewCancel()
+	return cancel, time.AfterFunc(evalTimeout, cancel.Cancel).Stop
 }
 
 func newCompiled(ctx context.Context, p *Policy) (*compiled, error) {
@@ -36,7 +42,7 @@ func newCompiled(ctx context.Context, p *Policy) (*compiled, error) {
 	}
 	x := newIndex(p)
 	store := inmem.NewFromObjectWithOpts(x.data(), inmem.OptReturnASTValuesOnRead(true))
-	c := &compiled{policy: p, never: topdown.NewCancel(), timed: len(p.modules) > 0}
+	c := &compiled{policy: p, patience: untilTimeout}
 	for query, prepared := range map[string]*rego.PreparedEvalQuery{
 		"data.ringfence.network.decision": &c.decision,
 		"data.ringfence.request.decision": &c.request,
@@ -64,11 +70,8 @@ func newCompiled(ctx context.Context, p *Policy) (*compiled, error) {
 // eval runs a query to its end. A context that could be cancelled would cost a
 // goroutine each time, and what the query measured of itself would be thrown away.
 func (c *compiled) eval(query rego.PreparedEvalQuery, input ast.Value) (rego.ResultSet, error) {
-	cancel := c.never
-	if c.timed {
-		cancel = topdown.NewCancel()
-		defer time.AfterFunc(customTimeout, cancel.Cancel).Stop()
-	}
+	cancel, letGo := c.patience()
+	defer letGo()
 	return query.Eval(context.Background(),
 		rego.EvalParsedInput(input),
 		rego.EvalInterQueryBuiltinValueCache(c.regexes),

@@ -3,6 +3,7 @@ package policy
 import (
 	"cmp"
 	"fmt"
+	"maps"
 	"slices"
 	"strings"
 )
@@ -14,11 +15,39 @@ type opened struct {
 	settings settings
 }
 
+// maxComparisons bounds the work of finding conflicts, in pairs of endpoints and of
+// binaries. A policy that needs more has thousands of patterns over one domain.
+const maxComparisons = 20_000_000
+
 // conflicts returns the pairs of endpoints of which either could decide one
 // connection, that are equally specific and do not agree on how. One problem is
 // named for each endpoint.
 func conflicts(networks []Network) []Problem {
-	groups := map[string][]opened{}
+	groups := overlapGroups(networks)
+	c := comparer{left: maxComparisons, told: map[*Endpoint]bool{}}
+	for _, key := range slices.SortedFunc(maps.Keys(groups), overlapKey.compare) {
+		if group := groups[key]; !uniform(group) { // else there are as many as there may be
+			c.group(group)
+		}
+	}
+	slices.SortFunc(c.problems, func(a, b Problem) int {
+		return cmp.Or(cmp.Compare(a.File, b.File), cmp.Compare(a.Line, b.Line), cmp.Compare(a.Column, b.Column))
+	})
+	return c.problems
+}
+
+// overlapKey is what endpoints have in common that could decide one connection.
+type overlapKey struct {
+	hosts string
+	port  Port
+}
+
+func (k overlapKey) compare(other overlapKey) int {
+	return cmp.Or(cmp.Compare(k.hosts, other.hosts), cmp.Compare(k.port, other.port))
+}
+
+func overlapGroups(networks []Network) map[overlapKey][]opened {
+	groups := map[overlapKey][]opened{}
 	for i := range networks {
 		for j := range networks[i].Endpoints {
 			e := &networks[i].Endpoints[j]
@@ -26,29 +55,43 @@ func conflicts(networks []Network) []Problem {
 			if e.Host.text == "" {
 				settings.allowedIPs = "" // where they lead, not how
 			}
-			groups[e.Host.group()] = append(groups[e.Host.group()], opened{e, &networks[i], settings})
-		}
-	}
-	var problems []Problem
-	for _, group := range groups {
-		if uniform(group) {
-			continue // the usual case, and the only one where groups are large
-		}
-		for i, b := range group {
-			for _, a := range group[:i] {
-				if field := disagreement(a, b); field != "" {
-					problems = append(problems, Problem{b.place, fmt.Sprintf(
-						"overlaps the equally specific %s (%s:%d:%d) for the same programs, and differs in %s",
-						a.place.Field, a.place.File, a.place.Line, a.place.Column, field)})
-					break
-				}
+			for _, port := range e.Ports {
+				key := overlapKey{e.Host.group(), port}
+				groups[key] = append(groups[key], opened{e, &networks[i], settings})
 			}
 		}
 	}
-	slices.SortFunc(problems, func(a, b Problem) int {
-		return cmp.Or(cmp.Compare(a.File, b.File), cmp.Compare(a.Line, b.Line), cmp.Compare(a.Column, b.Column))
-	})
-	return problems
+	return groups
+}
+
+// comparer finds conflicts until it has compared as much as it may.
+type comparer struct {
+	left     int
+	told     map[*Endpoint]bool
+	problems []Problem
+}
+
+func (c *comparer) group(group []opened) {
+	for i, b := range group {
+		for _, a := range group[:i] {
+			if c.told[b.Endpoint] {
+				break
+			}
+			if field := c.disagreement(a, b); field != "" {
+				c.tell(b, fmt.Sprintf("overlaps the equally specific %s (%s:%d:%d) for the same programs, and differs in %s",
+					a.place.Field, a.place.File, a.place.Line, a.place.Column, field))
+			}
+			if c.left < 0 {
+				c.tell(b, "is one of too many that may overlap, more than can be compared; use fewer patterns")
+				return
+			}
+		}
+	}
+}
+
+func (c *comparer) tell(o opened, message string) {
+	c.told[o.Endpoint] = true
+	c.problems = append(c.problems, Problem{o.place, message})
 }
 
 // group returns a key that overlapping, equally specific patterns have in common.
@@ -64,21 +107,21 @@ func uniform(group []opened) bool {
 	return !slices.ContainsFunc(group, func(o opened) bool { return o.settings != group[0].settings })
 }
 
-// disagreement names a field in which two endpoints differ, if both could decide
-// the same connection; empty if not. The cheap questions come first.
-func disagreement(a, b opened) string {
+// disagreement names a field in which two endpoints of one port differ, if both
+// could decide the same connection; empty if not. The cheap questions come first.
+func (c *comparer) disagreement(a, b opened) string {
+	c.left--
 	field := a.settings.differs(b.settings)
 	switch {
 	case field == "",
 		a.Host.class() != b.Host.class() || a.Host.literals() != b.Host.literals(),
-		!slices.ContainsFunc(a.Ports, func(port Port) bool { return slices.Contains(b.Ports, port) }),
 		!mayOverlap(a.Host.text, b.Host.text),
 		a.Host.text == "" && !addressesOverlap(a.AllowedIPs, b.AllowedIPs):
 		return ""
 	}
 	for _, one := range a.network.Binaries {
 		for _, other := range b.network.Binaries {
-			if mayOverlap(string(one.Path), string(other.Path)) {
+			if c.left--; mayOverlap(string(one.Path), string(other.Path)) {
 				return field
 			}
 		}
@@ -130,40 +173,62 @@ func ends(pattern string) (head, tail string) {
 	return pattern[:first], pattern[last+1:]
 }
 
-// maxCrowd bounds the patterns that one lookup can bring up, so that no policy
-// makes its decisions slow.
-const maxCrowd = 64
+// Bounds of what one lookup can bring up, so that no policy makes its decisions
+// slow.
+const (
+	maxCrowd  = 64  // different patterns in one domain or network
+	maxSharer = 256 // endpoints of one host, domain or network, and port
+)
 
-// crowds returns a problem for each index bucket with too many patterns.
+// crowds returns a problem for each place in the index with too much in it.
 func crowds(networks []Network) []Problem {
-	var problems []Problem
-	seen := map[string]map[string]bool{}
-	add := func(e *Endpoint, bucket, pattern string) {
-		if seen[bucket] == nil {
-			seen[bucket] = map[string]bool{}
-		}
-		if seen[bucket][pattern] {
-			return
-		}
-		seen[bucket][pattern] = true
-		if len(seen[bucket]) == maxCrowd+1 {
-			problems = append(problems, Problem{e.place, fmt.Sprintf(
-				"is one of more than %d different patterns in %s; use a wider one", maxCrowd, bucket)})
-		}
-	}
-	for _, n := range networks {
-		for i := range n.Endpoints {
-			e := &n.Endpoints[i]
+	c := crowd{patterns: map[string]map[string]bool{}, sharers: map[overlapKey]int{}}
+	for i := range networks {
+		for j := range networks[i].Endpoints {
+			e := &networks[i].Endpoints[j]
 			switch {
 			case e.Host.wildcard():
 				suffix, _ := e.Host.suffix()
-				add(e, "the domain "+suffix, e.Host.text)
-			case e.Host.text == "":
+				c.add(e, "the domain "+suffix, e.Host.text)
+			case e.Host.text != "":
+				c.share(e, e.Host.text)
+			default:
 				for _, p := range e.AllowedIPs {
-					add(e, "the network "+bucketOf(p.Prefix)+"*", p.String())
+					c.add(e, "the network "+bucketOf(p.Prefix)+"*", p.String())
 				}
 			}
 		}
 	}
-	return problems
+	return c.problems
+}
+
+type crowd struct {
+	patterns map[string]map[string]bool // by place
+	sharers  map[overlapKey]int
+	problems []Problem
+}
+
+func (c *crowd) add(e *Endpoint, where, pattern string) {
+	c.share(e, where)
+	if c.patterns[where] == nil {
+		c.patterns[where] = map[string]bool{}
+	}
+	if c.patterns[where][pattern] {
+		return
+	}
+	c.patterns[where][pattern] = true
+	if len(c.patterns[where]) == maxCrowd+1 {
+		c.problems = append(c.problems, Problem{e.place, fmt.Sprintf(
+			"is one of more than %d different patterns in %s; use a wider one", maxCrowd, where)})
+	}
+}
+
+func (c *crowd) share(e *Endpoint, where string) {
+	for _, port := range e.Ports {
+		key := overlapKey{where, port}
+		if c.sharers[key]++; c.sharers[key] == maxSharer+1 {
+			c.problems = append(c.problems, Problem{e.place, fmt.Sprintf(
+				"is one of more than %d endpoints for %s, port %d; put policies together", maxSharer, where, port)})
+		}
+	}
 }

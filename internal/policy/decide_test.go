@@ -7,6 +7,7 @@ import (
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
+	"github.com/open-policy-agent/opa/v1/topdown"
 
 	"github.com/ringfence/ringfence/internal/flow"
 )
@@ -240,6 +241,13 @@ func TestReplaceKeepsTheOldGenerationOnError(t *testing.T) {
 	}
 }
 
+// noPatience makes every evaluation fail.
+func noPatience() (topdown.Cancel, func() bool) {
+	cancel := topdown.NewCancel()
+	cancel.Cancel()
+	return cancel, func() bool { return true }
+}
+
 // forgetFailures does what time does.
 func forgetFailures(e *Engine) {
 	g := e.current.Load()
@@ -256,7 +264,7 @@ func TestPolicyError(t *testing.T) {
 		t.Fatal(err)
 	}
 	g := e.current.Load()
-	g.never.Cancel()
+	g.patience = noPatience
 	id, to := program("/usr/bin/curl"), target(t, "example.com:443")
 	d := e.Decide(id, to)
 	if d.Verdict != flow.Deny || d.Reason != flow.ReasonPolicyError || d.Hint == "" || d.Generation != 1 {

@@ -65,8 +65,7 @@ func (g *generation) decide(id *flow.Identity, target flow.Target) *flow.Decisio
 	return shard.fill(key, func() *flow.Decision { return g.evaluate(id, target) })
 }
 
-// evaluate asks OPA. The time is bounded by what goes in: at most
-// flow.MaxAncestors paths of 4096 bytes against the endpoints of one host.
+// evaluate asks OPA.
 func (g *generation) evaluate(id *flow.Identity, target flow.Target) *flow.Decision {
 	d := g.ask(g.decision, connectionInput(id, target, g.links))
 	if d.Hint == "" {

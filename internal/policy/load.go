@@ -127,7 +127,9 @@ func (c *composer) finish() {
 	if len(c.problems) > 0 {
 		return
 	}
-	c.problems = append(conflicts(networks), crowds(networks)...)
+	if c.problems = crowds(networks); len(c.problems) == 0 {
+		c.problems = conflicts(networks)
+	}
 }
 
 // parse returns the root of a source's only document, within the bounds.

@@ -109,6 +109,7 @@ func TestLoadRefuses(t *testing.T) {
 			"x.yaml:6:36: network_policies.p.endpoints[0].ports: has 65 entries, at most 64 are allowed"},
 		{"long path", strings.Replace(endpoints(1), "/x", "/"+strings.Repeat("x", maxPath), 1),
 			"x.yaml:4:23: network_policies.p.binaries[0].path: has 4097 bytes, at most 4096 are allowed"},
+		{"many endpoints of one host and port", endpoints(maxSharer + 1), "x.yaml:262:7: network_policies.p.endpoints[256]: is one of more than 256 endpoints for h.example.com, port 443; put policies together"},
 		{"crowd of wildcards", wildcards, "x.yaml:70:7: network_policies.p.endpoints[64]: is one of more than 64 different patterns in the domain example.com; use a wider one"},
 	} {
 		t.Run(test.name, func(t *testing.T) {
@@ -141,6 +142,31 @@ func TestLoadComposes(t *testing.T) {
 	}
 	if _, _, err := Load(make([]Source, maxSources+1)...); err == nil {
 		t.Error("any number of sources is taken")
+	}
+}
+
+// However the endpoints of a large policy are chosen, finding out how they stand to
+// each other ends.
+func TestConflictsAreBounded(t *testing.T) {
+	var sources []Source
+	for i := range 20 {
+		var b strings.Builder
+		b.WriteString("version: 1\nnetwork_policies:\n")
+		for j := range 10 {
+			fmt.Fprintf(&b, "  p%d_%d:\n    binaries:\n", i, j)
+			for k := range 100 {
+				fmt.Fprintf(&b, "    - {path: \"/%d/%d/%d/*\"}\n", i, j, k)
+			}
+			b.WriteString("    endpoints:\n")
+			for k := range 60 {
+				fmt.Fprintf(&b, "    - {host: \"*.s%d-%d-%d.example.com\", port: 443, tls: %s}\n", i, j, k, []string{"auto", "skip"}[k%2])
+			}
+		}
+		sources = append(sources, Source{fmt.Sprintf("%d.yaml", i), []byte(b.String())})
+	}
+	_, _, err := Load(sources...)
+	if err == nil || !strings.Contains(err.Error(), "is one of too many that may overlap") {
+		t.Errorf("%v", err)
 	}
 }
 

@@ -306,7 +306,7 @@ func TestRequestsThatNoPolicyIsAskedAbout(t *testing.T) {
 // A failure of the engine denies requests too.
 func TestRequestPolicyError(t *testing.T) {
 	e := engine(t, Config{}, requestPolicy)
-	e.current.Load().never.Cancel()
+	e.current.Load().patience = noPatience
 	d := e.DecideRequest(program("/usr/bin/curl"), target(t, "full.test:443"), get("/"))
 	if d.Verdict != flow.Deny || d.Reason != flow.ReasonPolicyError || d.Hint == "" {
 		t.Errorf("%+v", d)
