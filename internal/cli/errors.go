@@ -4,8 +4,10 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"strconv"
 	"strings"
 	"syscall"
+	"unicode/utf8"
 
 	"github.com/ringfence/ringfence/internal/launch"
 	"github.com/ringfence/ringfence/internal/policy"
@@ -31,7 +33,7 @@ func (e *signalError) Error() string { return "ended by signal: " + e.signal.Str
 // it. It returns the exit status that says the same.
 func report(out io.Writer, err error) int {
 	for line := range strings.Lines(err.Error()) {
-		fmt.Fprintf(out, "ringfence: %s\n", strings.TrimSuffix(line, "\n"))
+		fmt.Fprintf(out, "ringfence: %s\n", printable(strings.TrimSuffix(line, "\n")))
 	}
 	status, next := launch.ExitRingfence, ""
 	var (
@@ -60,7 +62,18 @@ func report(out io.Writer, err error) int {
 		status = own.status
 	}
 	if next != "" {
-		fmt.Fprintf(out, "hint: %s\n", next)
+		fmt.Fprintf(out, "hint: %s\n", printable(next))
 	}
 	return status
+}
+
+// printable leaves nothing that a terminal would obey: a message may have names in
+// it that somebody else chose.
+func printable(text string) string {
+	return strings.Map(func(r rune) rune {
+		if strconv.IsPrint(r) {
+			return r
+		}
+		return utf8.RuneError
+	}, text)
 }

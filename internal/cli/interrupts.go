@@ -19,7 +19,7 @@ const signalRoom = 8
 
 // interrupts are the signals that ask a run to end. Before there is a command
 // they end the start; then they are the command's to handle, but for SIGHUP, which
-// asks for the policy to be read again unless the terminal is gone.
+// asks for the policy to be read again where there is no terminal.
 type interrupts struct {
 	signals chan os.Signal
 	done    chan struct{}
@@ -27,7 +27,7 @@ type interrupts struct {
 	cancel  context.CancelCauseFunc
 	// reload has a word for each time that the policy is to be read again.
 	reload chan struct{}
-	// terminal is true where there was a controlling terminal at the start.
+	// terminal is true where there is a controlling terminal.
 	terminal bool
 
 	mu      sync.Mutex
@@ -83,7 +83,7 @@ func (i *interrupts) handle(s syscall.Signal) {
 		i.cancel(&signalError{s})
 		return
 	}
-	if s == syscall.SIGHUP && !i.hungUp() {
+	if s == syscall.SIGHUP && !i.terminal {
 		select {
 		case i.reload <- struct{}{}:
 		default: // it is to be read again anyway
@@ -96,11 +96,9 @@ func (i *interrupts) handle(s syscall.Signal) {
 	}
 }
 
-// hungUp tells the two meanings of SIGHUP apart: that the terminal is gone, which
-// ends a run, and that its configuration is to be read again. The kernel takes the
-// terminal from its processes before it sends the signal.
-func (i *interrupts) hungUp() bool { return i.terminal && !hasTerminal() }
-
+// hasTerminal reports whether there is a controlling terminal: then SIGHUP says
+// that it is gone, and ends the run. (It cannot be asked for later: a sudo between
+// has a terminal of its own, which is there still.)
 func hasTerminal() bool {
 	fd, err := syscall.Open("/dev/tty", syscall.O_RDONLY|syscall.O_NOCTTY|syscall.O_CLOEXEC|syscall.O_NONBLOCK, 0)
 	if err == nil {

@@ -25,7 +25,7 @@ func findingOf(p policy.Place, message string) finding {
 
 // text returns "file:line:column: kind: field: message", which editors read.
 func (f finding) text(kind string) string {
-	s := fmt.Sprintf("%s:%d:%d: %s: ", f.File, f.Line, f.Column, kind)
+	s := fmt.Sprintf("%s:%d:%d: %s: ", quoteText(f.File), f.Line, f.Column, kind)
 	if f.Field != "" {
 		s += f.Field + ": "
 	}

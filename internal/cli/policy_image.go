@@ -32,14 +32,14 @@ func (v *view) image(flag, name string) (flow.Image, []string, error) {
 			return flow.Image{Path: name}, append(notes, "not looked up: "+err.Error()), nil
 		}
 		if link.Target != name {
-			notes = append(notes, fmt.Sprintf("%s is a symbolic link: the kernel runs %s", name, link.Target))
+			notes = append(notes, fmt.Sprintf("%s is a symbolic link: the kernel runs %s", quoteText(name), quoteText(link.Target)))
 			name = link.Target
 		}
 		interpreter := v.interpreter(name)
 		if interpreter == "" {
 			break
 		}
-		notes = append(notes, fmt.Sprintf("%s is a script: the program is %s, and the script's path is not judged", name, interpreter))
+		notes = append(notes, fmt.Sprintf("%s is a script: the program is %s, and the script's path is not judged", quoteText(name), quoteText(interpreter)))
 		name = interpreter
 	}
 	return flow.Image{Path: name}, notes, nil

@@ -21,9 +21,9 @@ const runLong = `Runs COMMAND (default: the user's shell) in a new sandbox, with
 process. Only what the policy allows is reached; each program is told apart by
 the file that the kernel runs, not by its name.
 
-A policy file that changes is read again at once, and so is every one at SIGHUP.
-What is no policy is refused, and the one of before stays. So is a file that the
-command's user could write.
+A policy file that changes is read again at once; without a terminal, SIGHUP has all
+of it read again. What is no policy is refused, and the one of before stays. So is a
+file that others than root could have written.
 
 On a terminal the command gets a terminal of its own, and a summary of what was
 allowed and denied follows at the end. Everything is removed on any exit.

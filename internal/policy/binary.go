@@ -29,6 +29,9 @@ func (p *BinaryPath) read(r *reader, n *yaml.Node, field string) {
 	case strings.Contains(text, "***"):
 		r.fail(n, field, "%q has more than two stars in a row", text)
 	default:
+		if strings.ContainsAny(text, "?[]{}") {
+			r.warn(n, field, "%q: only * and ** stand for something else, so this names a file with such characters", text)
+		}
 		*p = BinaryPath(text)
 	}
 }

@@ -30,9 +30,7 @@ func conflicts(networks []Network) []Problem {
 			c.group(group)
 		}
 	}
-	slices.SortFunc(c.problems, func(a, b Problem) int {
-		return cmp.Or(cmp.Compare(a.File, b.File), cmp.Compare(a.Line, b.Line), cmp.Compare(a.Column, b.Column))
-	})
+	slices.SortFunc(c.problems, compareProblems)
 	return c.problems
 }
 

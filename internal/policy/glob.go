@@ -6,12 +6,16 @@ import (
 )
 
 // pathExpression returns the regular expression, without anchors, that matches
-// what a glob over paths matches: * is any run of bytes without a slash, **/ any
-// number of directories, ** else anything. It is the only matcher of paths, those
-// of programs and those of requests; a text without a star matches itself.
+// what a glob over paths matches: * is any run of bytes without a slash, ** any
+// number of segments and none (so /a/** is /a too), ** beside other bytes anything.
+// It is the only matcher of paths, those of programs and those of requests; a text
+// without a star matches itself.
 func pathExpression(glob string) string {
 	for strings.Contains(glob, "/**/**") { // any number of directories, twice
 		glob = strings.ReplaceAll(glob, "/**/**", "/**")
+	}
+	if above, below := strings.CutSuffix(glob, "/**"); below && above != "" {
+		return pathGlobs.Replace(regexp.QuoteMeta(above)) + `(?:/.*)?`
 	}
 	return pathGlobs.Replace(regexp.QuoteMeta(glob))
 }

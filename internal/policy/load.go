@@ -71,9 +71,7 @@ func (c *composer) add(source Source) {
 		r.decode(root, "", reflect.ValueOf(&file).Elem(), bounds{})
 	}
 	c.merge(r, &file)
-	slices.SortStableFunc(r.problems, func(a, b Problem) int {
-		return cmp.Or(cmp.Compare(a.Line, b.Line), cmp.Compare(a.Column, b.Column))
-	})
+	slices.SortStableFunc(r.problems, compareProblems)
 	c.problems = append(c.problems, r.problems...)
 	c.warnings = append(c.warnings, r.warnings...)
 }

@@ -47,13 +47,20 @@ func (f failures) text(glob, text string) bool {
 
 // pathMatches is the rule for paths, of programs and of requests: a star stays
 // within a segment, two do not, and between two slashes they may also be nothing.
-func pathMatches(glob, path string) bool { return failures{}.path(glob, path) }
+func pathMatches(glob, path string) bool {
+	if strings.HasPrefix(glob, "/") && path == "" {
+		return false // no path at all
+	}
+	return failures{}.path(glob, path)
+}
 
 func (f failures) path(glob, path string) bool {
 	return f.matches(glob, path, func() bool {
 		switch {
 		case glob == "":
 			return path == ""
+		case glob == "/**" && path == "":
+			return true
 		case strings.HasPrefix(glob, "/**/") && f.path(glob[3:], path):
 			return true
 		case strings.HasPrefix(glob, "**"):

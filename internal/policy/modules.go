@@ -20,6 +20,7 @@ const customPackage = "ringfence.custom"
 const (
 	networkPackage = "ringfence.network"
 	networkFile    = "network.rego"
+	customPrefix   = "custom/" // of the operator's
 	requestFile    = "request.rego"
 )
 
@@ -56,7 +57,10 @@ func (p *Policy) WithModules(sources []Source) (*Policy, error) {
 		problems = checkDeny(narrowed.modules)
 	}
 	if len(problems) == 0 {
-		_, problems = compile(narrowed.modules)
+		var compiler *ast.Compiler
+		if compiler, problems = compile(narrowed.modules); problems == nil {
+			problems = checkRefs(compiler)
+		}
 	}
 	if len(problems) > 0 {
 		return nil, problems
@@ -120,7 +124,7 @@ func compile(modules []module) (*ast.Compiler, LoadError) {
 	}
 	for i, m := range modules {
 		// A file may have the name of one of ours, or that of another in another folder.
-		parsed["custom/"+strconv.Itoa(i)+"/"+m.name] = m.ast.Copy()
+		parsed[customPrefix+strconv.Itoa(i)+"/"+m.name] = m.ast.Copy()
 	}
 	compiler := ast.NewCompiler().WithCapabilities(pureCapabilities()).WithStrict(true).
 		WithDefaultRegoVersion(ast.RegoV1).WithSchemas(inputSchema())

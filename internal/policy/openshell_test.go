@@ -110,7 +110,7 @@ func TestOpenShellBase(t *testing.T) {
 		{"/usr/bin/node", "integrate.api.nvidia.com:443", "", "allowed opencode"},
 		{"/sandbox/.venv/bin/pip", "pypi.org:443", "", "allowed pypi"},
 		{"/sandbox/.uv/python/cpython-3.12/bin/python3.12", "files.pythonhosted.org:443", "", "allowed pypi"},
-		{"/sandbox/.uv/python", "files.pythonhosted.org:443", "", "wrong_binary pypi"},
+		{"/sandbox/.uv/python", "files.pythonhosted.org:443", "", "allowed pypi"},
 		{"/usr/bin/wget", "update.code.visualstudio.com:443", "", "allowed vscode"},
 		{"/sandbox/.vscode-server/bin/abc/node", "marketplace.visualstudio.com:443", "", "allowed vscode"},
 		{"/usr/bin/curl", "api2.cursor.sh:443", "", "allowed cursor"},

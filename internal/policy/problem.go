@@ -1,7 +1,9 @@
 package policy
 
 import (
+	"cmp"
 	"fmt"
+	"strconv"
 	"strings"
 )
 
@@ -14,11 +16,20 @@ type Place struct {
 
 // String returns "file:line:column: field", as editors read it.
 func (p Place) String() string {
-	s := fmt.Sprintf("%s:%d:%d", p.File, p.Line, p.Column)
+	s := fmt.Sprintf("%s:%d:%d", printableName(p.File), p.Line, p.Column)
 	if p.Field != "" {
 		s += ": " + p.Field
 	}
 	return s
+}
+
+// printableName quotes the name of a file that a terminal could obey: whoever makes
+// files in a directory chooses the names of what is read there.
+func printableName(name string) string {
+	if quoted := strconv.QuoteToGraphic(name); quoted[1:len(quoted)-1] != name {
+		return quoted
+	}
+	return name
 }
 
 // Problem is one thing in a source that keeps it from being loaded.
@@ -29,6 +40,10 @@ type Problem struct {
 
 // String returns "file:line:column: field: message".
 func (p Problem) String() string { return p.Place.String() + ": " + p.Message }
+
+func compareProblems(a, b Problem) int {
+	return cmp.Or(strings.Compare(a.File, b.File), cmp.Compare(a.Line, b.Line), cmp.Compare(a.Column, b.Column))
+}
 
 // Warning is one thing in a source that loads, but may not do what was meant.
 type Warning struct {

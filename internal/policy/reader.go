@@ -108,11 +108,14 @@ func meant(text string, words []string) string {
 }
 
 func (r *reader) boolean(n *yaml.Node, field string) bool {
-	if n.Kind != yaml.ScalarNode || n.ShortTag() != "!!bool" {
+	value := strings.ToLower(n.Value)
+	switch {
+	case n.Kind != yaml.ScalarNode || n.ShortTag() != "!!bool":
 		r.fail(n, field, "must be true or false, not %s", describe(n))
-		return false
+	case value != "true" && value != "false": // as with a tag of its own: !!bool yes
+		r.fail(n, field, "must be true or false, not %q", n.Value)
 	}
-	return strings.EqualFold(n.Value, "true")
+	return value == "true"
 }
 
 // join appends a key to a field path. A key that would give the path a second

@@ -106,7 +106,7 @@ func TestRequests(t *testing.T) {
 		{"/usr/bin/curl", "rules.test:443", "POST /v1/x/items/", "no_rule rules"},
 		{"/usr/bin/curl", "rules.test:443", "post /v1/x/items", "no_rule rules"},
 		{"/usr/bin/curl", "rules.test:443", "DELETE /v1/", "allowed rules"},
-		{"/usr/bin/curl", "rules.test:443", "DELETE /v1", "no_rule rules"},
+		{"/usr/bin/curl", "rules.test:443", "DELETE /v1", "allowed rules"},
 		{"/usr/bin/curl", "rules.test:443", "DELETE /v1/kept", "deny_rule rules"},
 		{"/usr/bin/curl", "rules.test:443", "DELETE /v1/kept/x", "allowed rules"},
 		{"/usr/bin/curl", "rules.test:443", "BREW /any", "allowed rules"},
@@ -162,7 +162,7 @@ func TestRequests(t *testing.T) {
 		// Endpoints for paths: the one that says most of the path, then those without.
 		{"/usr/bin/curl", "paths.test:443", "POST /else", "no_rule by_path"},
 		{"/usr/bin/curl", "paths.test:443", "POST /open/a", "allowed by_path"},
-		{"/usr/bin/curl", "paths.test:443", "POST /open", "no_rule by_path"},
+		{"/usr/bin/curl", "paths.test:443", "POST /open", "allowed by_path"},
 		{"/usr/bin/curl", "paths.test:443", "POST /open/shut/a", "no_rule by_path"},
 		{"/usr/bin/curl", "paths.test:443", "GET /open/shut/a", "allowed by_path"},
 		{"/usr/bin/curl", "paths.test:443", "GET /ws/a", "inspection_unavailable by_path"},

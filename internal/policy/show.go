@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"slices"
+	"strconv"
 
 	"go.yaml.in/yaml/v3"
 )
@@ -34,10 +35,10 @@ func (p *Policy) YAML(links []Link) ([]byte, error) {
 	if policies := field(root, "network_policies"); policies != nil {
 		for i := range p.networks {
 			place := p.networks[i].place
-			policies.Content[2*i].HeadComment = fmt.Sprintf("# %s:%d", place.File, place.Line)
+			policies.Content[2*i].HeadComment = fmt.Sprintf("# %s:%d", strconv.QuoteToASCII(place.File), place.Line)
 		}
 		eachLink(policies, links, func(binary *yaml.Node, link Link) {
-			text := "# leads to " + link.Target
+			text := "# leads to " + quotePath(link.Target)
 			if link.Writable {
 				text += ", and the sandbox can change that"
 			}

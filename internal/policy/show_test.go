@@ -62,14 +62,14 @@ network_policies:
 process:
   run_as_user: 1000
 network_policies:
-  # 0.yaml:5
+  # "0.yaml":5
   b:
     name: b
     endpoints:
       - host: a.example.com
         ports: [443]
     binaries:
-      - path: /usr/bin/python3 # leads to /usr/bin/python3.11, and the sandbox can change that
+      - path: /usr/bin/python3 # leads to "/usr/bin/python3.11", and the sandbox can change that
         allow_taints: [writable]
 `
 	if diff := cmp.Diff(want, string(text)); diff != "" {

@@ -87,8 +87,15 @@ func suggestTaints(m *Match) string {
 	if m.Binary == nil || !m.Binary.Taints.Liftable() {
 		return ""
 	}
+	path := m.Binary.Written
+	if path.IsGlob() {
+		path = BinaryPath(m.Binary.Image) // this program's taints, not those of all
+	}
+	if path.IsGlob() {
+		return ""
+	}
 	return snippet(m.Key, "if these taints are acceptable there", "binaries:",
-		fmt.Sprintf("  - { path: %s, allow_taints: [%s] }", yamlText(string(m.Binary.Written)), strings.Join(m.Binary.Taints.Names(), ", ")))
+		fmt.Sprintf("  - { path: %s, allow_taints: [%s] }", yamlText(string(path)), strings.Join(m.Binary.Taints.Names(), ", ")))
 }
 
 func suggestRule(request *flow.Request, judges []RequestMatch) string {
