@@ -150,7 +150,8 @@ func (k *keeper) round(ctx context.Context) error {
 	}
 	// A sandbox can change what is watched all the time: looking takes at most a
 	// fifth of a processor's.
-	defer k.pause(ctx, 4*min(time.Since(start), linkPoll))
+	took := min(time.Since(start), linkPoll)
+	defer k.pause(ctx, 4*took)
 	patience := time.Duration(math.MaxInt64)
 	if !watched {
 		patience = linkPoll
