@@ -60,7 +60,7 @@ func TestModulesAreRefused(t *testing.T) {
 		{"another index", `deny contains "x" if data.ringfence.network.ruling.verdict == "allow" with data.ringfence.index as {}`, "0.rego:2:76: data.ringfence.index is not for modules"},
 		{"other data", `deny contains "x" if data.other.x`, "0.rego:2:22: data.other.x is not for modules"},
 		{"the policy itself", `deny contains "x" if data.ringfence.index.hosts["a.com"]`, "0.rego:2:22: data.ringfence.index.hosts[\"a.com\"] is not for modules"},
-		{"a part of the input by a variable", `deny contains "x" if { some k in ["netwrok"]; input[k].host == "a.com" }`, "0.rego:2:"},
+		{"a part of the input by a variable", `deny contains "x" if { some k in ["nothere"]; input[k].host == "a.com" }`, "0.rego:2:"},
 		{"a number of any size", `deny contains "x" if bits.lsh(1, 100000000) > 0`, "0.rego:2:22: rego_type_error: undefined function bits.lsh"},
 
 		{"unfinished", "deny contains message if {", "0.rego:2:26: rego_parse_error: unexpected eof token"},
