@@ -93,6 +93,38 @@ func BenchmarkLoad(b *testing.B) {
 	}
 }
 
+// What a reload costs, from the text to the new generation, and another look at the
+// links.
+func BenchmarkReload(b *testing.B) {
+	for _, n := range []int{20, 10_000} {
+		texts := many(n)
+		e := engine(b, Config{}, texts...)
+		b.Run(fmt.Sprintf("policy/%d", n), func(b *testing.B) {
+			for b.Loop() {
+				if err := e.Replace(b.Context(), load(b, texts...), nil); err != nil {
+					b.Fatal(err)
+				}
+			}
+		})
+		b.Run(fmt.Sprintf("links/%d", n), func(b *testing.B) {
+			for b.Loop() {
+				if err := e.Replace(b.Context(), e.Policy(), []Link{{Path: "/a", Target: "/b"}}); err != nil {
+					b.Fatal(err)
+				}
+			}
+		})
+	}
+}
+
+func BenchmarkDecideRequest(b *testing.B) {
+	e := engine(b, Config{}, requestPolicy)
+	id, to := program("/usr/bin/curl", "/usr/bin/bash", "/usr/bin/node"), target(b, "rules.test:443")
+	b.ReportAllocs()
+	for b.Loop() {
+		e.DecideRequest(id, to, get("/v1/things"))
+	}
+}
+
 func BenchmarkDeclares(b *testing.B) {
 	e := engine(b, Config{}, many(20)...)
 	b.Run("cached", func(b *testing.B) {
