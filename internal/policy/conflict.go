@@ -3,6 +3,7 @@ package policy
 import (
 	"cmp"
 	"fmt"
+	"iter"
 	"maps"
 	"slices"
 	"strings"
@@ -24,7 +25,7 @@ const maxComparisons = 20_000_000
 // named for each endpoint.
 func conflicts(networks []Network) []Problem {
 	groups := overlapGroups(networks)
-	c := comparer{left: maxComparisons, told: map[*Endpoint]bool{}}
+	c := comparer{left: maxComparisons, told: map[*Endpoint]bool{}, programs: map[*Network]programs{}}
 	for _, key := range slices.SortedFunc(maps.Keys(groups), overlapKey.compare) {
 		if group := groups[key]; !uniform(group) { // else there are as many as there may be
 			c.group(group)
@@ -66,6 +67,7 @@ func overlapGroups(networks []Network) map[overlapKey][]opened {
 type comparer struct {
 	left     int
 	told     map[*Endpoint]bool
+	programs map[*Network]programs // as they were met
 	problems []Problem
 }
 
@@ -117,14 +119,57 @@ func (c *comparer) disagreement(a, b opened) string {
 		a.Host.text == "" && !addressesOverlap(a.AllowedIPs, b.AllowedIPs):
 		return ""
 	}
-	for _, one := range a.network.Binaries {
-		for _, other := range b.network.Binaries {
-			if c.left--; mayOverlap(string(one.Path), string(other.Path)) {
-				return field
+	if c.programsOverlap(a.network, b.network) {
+		return field
+	}
+	return ""
+}
+
+// programsOverlap reports whether two policies may be for one program. Exact paths
+// are looked up; only globs are compared one by one.
+func (c *comparer) programsOverlap(a, b *Network) bool {
+	exactA, globsA := c.split(a)
+	exactB, globsB := c.split(b)
+	for path := range exactA {
+		if c.left--; exactB[path] {
+			return true
+		}
+	}
+	return c.anyOverlap(globsA, maps.Keys(exactB)) || c.anyOverlap(globsB, maps.Keys(exactA)) ||
+		c.anyOverlap(globsA, slices.Values(globsB))
+}
+
+func (c *comparer) anyOverlap(globs []string, paths iter.Seq[string]) bool {
+	for _, glob := range globs {
+		for path := range paths {
+			if c.left--; mayOverlap(glob, path) {
+				return true
 			}
 		}
 	}
-	return ""
+	return false
+}
+
+// split returns the paths of a policy's programs, without and with stars.
+func (c *comparer) split(n *Network) (exact map[string]bool, globs []string) {
+	if known, ok := c.programs[n]; ok {
+		return known.exact, known.globs
+	}
+	exact = map[string]bool{}
+	for _, b := range n.Binaries {
+		if b.Path.IsGlob() {
+			globs = append(globs, string(b.Path))
+		} else {
+			exact[string(b.Path)] = true
+		}
+	}
+	c.programs[n] = programs{exact, globs}
+	return exact, globs
+}
+
+type programs struct {
+	exact map[string]bool
+	globs []string
 }
 
 func addressesOverlap(a, b []Prefix) bool {
@@ -188,11 +233,18 @@ func crowds(networks []Network) []Problem {
 			case e.Host.wildcard():
 				suffix, _ := e.Host.suffix()
 				c.add(e, "the domain "+suffix, e.Host.text)
+				c.share(e, "the domain "+suffix)
 			case e.Host.text != "":
 				c.share(e, e.Host.text)
 			default:
+				buckets := map[string]bool{}
 				for _, p := range e.AllowedIPs {
-					c.add(e, "the network "+bucketOf(p.Prefix)+"*", p.String())
+					bucket := "the network " + bucketOf(p.Prefix) + "*"
+					c.add(e, bucket, p.String())
+					buckets[bucket] = true
+				}
+				for _, bucket := range slices.Sorted(maps.Keys(buckets)) {
+					c.share(e, bucket)
 				}
 			}
 		}
@@ -207,7 +259,6 @@ type crowd struct {
 }
 
 func (c *crowd) add(e *Endpoint, where, pattern string) {
-	c.share(e, where)
 	if c.patterns[where] == nil {
 		c.patterns[where] = map[string]bool{}
 	}

@@ -170,6 +170,26 @@ func TestConflictsAreBounded(t *testing.T) {
 	}
 }
 
+// What is large and plain loads: many policies for one host, and for the same pods.
+func TestLargePoliciesLoad(t *testing.T) {
+	var many, pods strings.Builder
+	many.WriteString("network_policies:\n")
+	pods.WriteString("network_policies:\n")
+	for i := range 100 {
+		fmt.Fprintf(&many, "  p%d:\n    endpoints: [{host: h.example.com, port: 443, tls: %s}]\n    binaries:\n", i, []string{"auto", "skip"}[i%2])
+		for j := range 50 {
+			fmt.Fprintf(&many, "    - {path: /opt/%d/%d}\n", i, j)
+		}
+	}
+	for i := range 5 {
+		fmt.Fprintf(&pods, "  q%d:\n    binaries: [{path: /opt/q%d}]\n    endpoints:\n    - port: 80\n      allowed_ips:\n", i, i)
+		for j := range 60 {
+			fmt.Fprintf(&pods, "      - 10.0.0.%d\n", j)
+		}
+	}
+	load(t, many.String(), pods.String())
+}
+
 func TestLoadErrorIsBounded(t *testing.T) {
 	text := "version: 1\n"
 	for i := range 1000 {

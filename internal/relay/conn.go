@@ -102,7 +102,8 @@ func (c *conn) join(upstream *net.TCPConn, under *flow.Decision) *flow.Denial {
 		return &flow.Denial{Engine: flow.EngineRelay, Reason: flow.ReasonShutdown} // not the cause: that is noted
 	}
 	c.upstream = upstream
-	c.lent = covers(under.AllowedIPs, remoteAddr(upstream))
+	addr := remoteAddr(upstream)
+	c.lent = flow.ClassOf(addr) != flow.ClassPublic && covers(under.AllowedIPs, addr)
 	if c.uncovered() {
 		return uncovered() // what ends the connection closes both sides
 	}

@@ -214,6 +214,49 @@ func TestRedecideWhileDialling(t *testing.T) {
 	}
 }
 
+// TestRedecideInOrder: of two at a time, the one that knows the newer generation has
+// the last word.
+func TestRedecideInOrder(t *testing.T) {
+	lending, narrow := *allowDecision, *allowDecision
+	lending.AllowedIPs = []netip.Prefix{netip.MustParsePrefix("127.0.0.0/8")}
+	dialling, dial := make(chan struct{}), make(chan struct{})
+	asked, answer := make(chan struct{}), make(chan struct{})
+	var calls atomic.Int32
+	f := newFixture(t, func(f *fixture, _ *Config) {
+		f.decide = func(*flow.Identity, flow.Target) *flow.Decision {
+			switch calls.Add(1) {
+			case 1: // the connection's own
+				return &lending
+			case 2: // the older Redecide, which is slow
+				close(asked)
+				<-answer
+				return &lending
+			}
+			return &narrow
+		}
+		before := f.dial
+		f.dial = func(ctx context.Context, to flow.Target, d *flow.Decision) (*net.TCPConn, error) {
+			close(dialling)
+			<-dial
+			return before(ctx, to, d)
+		}
+	})
+	client := f.connect(f.capture)
+	<-dialling
+	var both sync.WaitGroup
+	both.Go(func() { f.relay.Redecide() })
+	<-asked
+	both.Go(func() { f.relay.Redecide() })
+	time.Sleep(50 * time.Millisecond) // it would be through, if it did not wait
+	close(answer)
+	both.Wait()
+	close(dial)
+	expectReset(t, client)
+	if r := f.record(); r.Reason != flow.ReasonPrivateAddress {
+		t.Errorf("%+v", r)
+	}
+}
+
 // TestRedecideMeanwhile: a reload that comes between the answer and its being
 // noted is not missed.
 func TestRedecideMeanwhile(t *testing.T) {

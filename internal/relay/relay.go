@@ -49,6 +49,7 @@ type Relay struct {
 	cfg     Config
 	live    registry
 	epoch   atomic.Uint64 // counts calls of Redecide
+	again   sync.Mutex    // one Redecide at a time: an older answer must not follow a newer
 	buffers sync.Pool     // of *buffer
 
 	alive    context.Context // ends at Shutdown
@@ -101,6 +102,8 @@ func (r *Relay) Live() int { return int(r.live.count.Load()) }
 // whose decision is under way meanwhile is decided again by its own goroutine.
 func (r *Relay) Redecide() (closed int) {
 	r.epoch.Add(1)
+	r.again.Lock()
+	defer r.again.Unlock()
 	for _, c := range r.live.all() {
 		if c.redecide() {
 			closed++

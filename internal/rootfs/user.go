@@ -44,12 +44,12 @@ func (u User) mayWrite(fd int, st *unix.Stat_t) bool {
 //
 // A sticky directory keeps a user from replacing what is another's. But a link or
 // a file of another's can have been moved there from a directory of the user's; a
-// directory cannot.
-func (u User) mayReplace(fd int, dir, entry *unix.Stat_t) bool {
+// directory only if the user can write in it.
+func (u User) mayReplace(fd int, dir *unix.Stat_t, entryFD int, entry *unix.Stat_t) bool {
 	if !u.mayWrite(fd, dir) {
 		return false
 	}
-	sticky := dir.Mode&unix.S_ISVTX != 0 && entry.Mode&unix.S_IFMT == unix.S_IFDIR
+	sticky := dir.Mode&unix.S_ISVTX != 0 && entry.Mode&unix.S_IFMT == unix.S_IFDIR && !u.mayWrite(entryFD, entry)
 	return !sticky || u.owns(dir) || u.owns(entry)
 }
 

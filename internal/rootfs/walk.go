@@ -163,7 +163,7 @@ func (w *walk) look(name string) error {
 	// not enough: it changes a moment before the entry does and after the mode, and
 	// before Linux 6.13 once a tick.
 	entry := &w.top().stat
-	if before.Ctim != after.Ctim || w.user.mayReplace(dir, &before, entry) || w.user.mayReplace(dir, &after, entry) {
+	if before.Ctim != after.Ctim || w.user.mayReplace(dir, &before, fd, entry) || w.user.mayReplace(dir, &after, fd, entry) {
 		w.link.Writable = true
 	}
 	return nil

@@ -32,9 +32,15 @@ type Guard struct {
 
 	mu     sync.Mutex
 	others map[inode]bool // files that were others' when they were read
+	full   bool           // there were more than can be remembered
 }
 
-type inode struct{ device, number uint64 }
+// inode is a file for its life: the number of one that is gone is given to the next,
+// but not its time of birth, which nobody can set.
+type inode struct {
+	device, number uint64
+	birth          unix.StatxTimestamp // zero where the file system has none
+}
 
 // NewGuard returns a guard of a set.
 func NewGuard(set Set) *Guard { return &Guard{set: set, others: map[inode]bool{}} }
@@ -81,7 +87,7 @@ func (g *Guard) open(path string) (file *os.File, why, err error) {
 		g.remember(id)
 	}
 	switch {
-	case link.Writable || g.others[id]:
+	case link.Writable || g.others[id] || g.full:
 		why = ErrOthersWrite
 	case hasWriter(file):
 		why = ErrBeingWritten
@@ -89,22 +95,27 @@ func (g *Guard) open(path string) (file *os.File, why, err error) {
 	return file, why, nil
 }
 
-// maxOthers bounds what a sandbox can have remembered by making files.
+// maxOthers bounds what a sandbox can have remembered by making files. Beyond it
+// nothing is taken any more.
 const maxOthers = 4096
 
 func (g *Guard) remember(id inode) {
-	if len(g.others) >= maxOthers {
-		return // what is writable, or open for writing, is refused all the same
+	if g.full = g.full || len(g.others) >= maxOthers; !g.full {
+		g.others[id] = true
 	}
-	g.others[id] = true
 }
 
 func identify(file *os.File) (inode, error) {
-	var st unix.Stat_t
-	if err := unix.Fstat(int(file.Fd()), &st); err != nil {
+	var st unix.Statx_t
+	err := unix.Statx(int(file.Fd()), "", unix.AT_EMPTY_PATH, unix.STATX_INO|unix.STATX_BTIME, &st)
+	if err != nil {
 		return inode{}, fmt.Errorf("stat %s: %w", file.Name(), err)
 	}
-	return inode{st.Dev, st.Ino}, nil
+	id := inode{device: unix.Mkdev(st.Dev_major, st.Dev_minor), number: st.Ino}
+	if st.Mask&unix.STATX_BTIME != 0 {
+		id.birth = st.Btime
+	}
+	return id, nil
 }
 
 // hasWriter reports whether a file is open for writing. A read lease is not to be

@@ -92,10 +92,29 @@ func TestGuardRemembersWhoHadIt(t *testing.T) {
 	if r := guard.Read(); !errors.Is(r.Err, ErrOthersWrite) {
 		t.Errorf("the same file: %v", r.Err)
 	}
-	write(t, path+".new", "two")
-	must(t, os.Rename(path+".new", path))
+	must(t, os.Remove(path)) // so that its number is free
+	write(t, path, "two")
 	if r := guard.Read(); r.Err != nil || string(r.Content.Policies[0].Data) != "two" {
 		t.Errorf("a new file: %+v", r)
+	}
+}
+
+// Where there were more files of others than can be remembered, any may be one.
+func TestGuardIsFull(t *testing.T) {
+	path := filepath.Join(fixed(t), "p.yaml")
+	write(t, path, "one")
+	guard := NewGuard(Set{Specs: []string{path}})
+	for i := range maxOthers {
+		guard.others[inode{number: uint64(i)}] = true
+	}
+	if r := guard.Read(); r.Err != nil {
+		t.Fatal(r.Err)
+	}
+	must(t, os.Chmod(path, 0o666))
+	guard.Read()
+	must(t, os.Chmod(path, 0o644))
+	if r := guard.Read(); !errors.Is(r.Err, ErrOthersWrite) {
+		t.Errorf("%+v", r)
 	}
 }
 
