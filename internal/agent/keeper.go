@@ -94,7 +94,7 @@ func (k *keeper) follow(p *policy.Policy, w *watch.Watcher) (links []policy.Link
 			"programs", n, "looked up", maxLinkPaths)
 	}
 	var failed error
-	links = FollowLinks(p, k.root, k.user, func(dir int) {
+	links, whole := FollowLinks(p, k.root, k.user, func(dir int) {
 		if w == nil {
 			return
 		}
@@ -102,10 +102,13 @@ func (k *keeper) follow(p *policy.Policy, w *watch.Watcher) (links []policy.Link
 			failed = err
 		}
 	})
+	if !whole {
+		k.warn("not all links that the policy names can be looked up in time: those that are left match by their own path only")
+	}
 	if failed != nil {
 		k.warn("not all links that the policy names can be watched: looking every now and then", "error", failed)
 	}
-	return links, failed == nil
+	return links, whole && failed == nil
 }
 
 // warn tells a thing once for each policy: it may be found at every look. The

@@ -16,13 +16,14 @@ const (
 // FollowLinks returns the paths of a policy that are symbolic links below a root,
 // with where they lead and whether a user could change that. The root's
 // directories are visited before they are looked into. Links that there is no time
-// for are left out, and so stand for nothing.
-func FollowLinks(p *policy.Policy, root *rootfs.Root, user rootfs.User, visit func(dir int)) []policy.Link {
+// for are left out, and so stand for nothing; whole is false then.
+func FollowLinks(p *policy.Policy, root *rootfs.Root, user rootfs.User, visit func(dir int)) (links []policy.Link, whole bool) {
 	paths := p.ExactPaths()
-	var links []policy.Link
+	whole = true
 	end := time.Now().Add(maxLookTime)
 	for _, path := range paths[:min(len(paths), maxLinkPaths)] {
 		if time.Now().After(end) {
+			whole = false
 			break
 		}
 		link, err := root.Follow(path, user, visit)
@@ -31,5 +32,5 @@ func FollowLinks(p *policy.Policy, root *rootfs.Root, user rootfs.User, visit fu
 		}
 	}
 	policy.SortLinks(links)
-	return links
+	return links, whole
 }

@@ -74,7 +74,8 @@ func (o *viewOptions) chooseUser(env Env, p *policy.Policy) (launch.User, []stri
 func (v *view) close() { _ = v.dir.Close() }
 
 func (v *view) links(p *policy.Policy) []policy.Link {
-	return agent.FollowLinks(p, v.Root, v.user, nil)
+	links, _ := agent.FollowLinks(p, v.Root, v.user, nil)
+	return links
 }
 
 // loadSet reads and loads a policy for a command that looks at it. Warnings are
