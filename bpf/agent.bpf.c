@@ -24,7 +24,11 @@ typedef int pid_t;
 #include "maps.bpf.h"
 #include "verdict.bpf.h"
 #include "sandbox.bpf.h"
+#include "file.bpf.h"
+#include "writable.bpf.h"
 #include "path.bpf.h"
+#include "preload.bpf.h"
+#include "image.bpf.h"
 #include "exec.bpf.h"
 #include "process.bpf.h"
 #include "addr.bpf.h"
@@ -43,3 +47,6 @@ const struct rejection *export_rejection __attribute__((unused));
 const struct take_origin_args *export_take_origin_args __attribute__((unused));
 const enum bound *export_bound __attribute__((unused));
 const struct drop_exec_args *export_drop_exec_args __attribute__((unused));
+const struct file_id *export_file_id __attribute__((unused));
+const struct exec_event *export_exec_event __attribute__((unused));
+const struct identify_file_args *export_identify_file_args __attribute__((unused));

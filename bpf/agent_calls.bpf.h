@@ -3,6 +3,7 @@
 #pragma once
 
 #define TAKEN 0
+#define FOUND 0
 #define NOT_FOUND 1
 
 /* Looks up and removes an origin. Its use of the exec record passes to the agent. */
@@ -30,4 +31,23 @@ int drop_exec(struct drop_exec_args *args)
 
 	drop_user(&id);
 	return 0;
+}
+
+/*
+ * Says of a file that the caller has open what an exec record says of an image's:
+ * the kernel's own words, which stat's are not (on overlayfs they differ).
+ */
+SEC("syscall")
+int identify_file(struct identify_file_args *args)
+{
+	struct task_struct *task = bpf_get_current_task_btf();
+	struct fdtable *fdt = BPF_CORE_READ(task, files, fdt);
+	struct file *file = NULL;
+	__u32 fd = args->fd;
+
+	if (fd >= BPF_CORE_READ(fdt, max_fds) ||
+	    bpf_probe_read_kernel(&file, sizeof(file), BPF_CORE_READ(fdt, fd) + fd) || !file)
+		return NOT_FOUND;
+	read_file(&args->file, file);
+	return FOUND;
 }

@@ -28,6 +28,9 @@ struct walk {
 	struct mount *root_mount;
 	__u32 at; /* start of what is written so far */
 	__u32 status;
+	struct writer user;
+	__u32 writable; /* the user can put another file in the place of this one */
+	__u32 pad;
 };
 
 static __always_inline struct mount *mount_of(struct vfsmount *mnt)
@@ -79,6 +82,8 @@ static long walk_step(__u32 index, void *data)
 		w->status = WALK_UNREACHABLE;
 		return 1;
 	}
+	if (may_replace(&w->user, BPF_CORE_READ(parent, d_inode), BPF_CORE_READ(dentry, d_inode)))
+		w->writable = 1;
 	prepend_name(w, dentry);
 	w->dentry = parent;
 	return w->status != WALK_GOING;
@@ -86,7 +91,8 @@ static long walk_step(__u32 index, void *data)
 
 /*
  * Writes the file's path relative to root to the end of the buffer; w->at is
- * where it starts. Anything but WALK_AT_ROOT is no path.
+ * where it starts. Anything but WALK_AT_ROOT is no path. On the way it looks
+ * whether w->user, which the caller sets, could change what is at that path.
  */
 static __always_inline __u32 walk_path(struct walk *w, struct path_buffer *buffer, struct file *file,
 				       struct path root)
@@ -98,6 +104,7 @@ static __always_inline __u32 walk_path(struct walk *w, struct path_buffer *buffe
 	w->root_mount = mount_of(root.mnt);
 	w->at = PATH_MAX_BYTES;
 	w->status = WALK_GOING;
+	w->writable = may_write(&w->user, (__u64)BPF_CORE_READ(file, f_inode));
 	bpf_loop(MAX_COMPONENTS, walk_step, w, 0);
 	return w->status;
 }

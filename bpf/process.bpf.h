@@ -9,19 +9,6 @@
  */
 #pragma once
 
-struct exec_scratch {
-	struct exec_record record;
-	struct path_buffer path;
-};
-
-/* Only the exec hook uses it; the kernel does not nest one program on a CPU. */
-struct {
-	__uint(type, BPF_MAP_TYPE_PERCPU_ARRAY);
-	__uint(max_entries, 1);
-	__type(key, __u32);
-	__type(value, struct exec_scratch);
-} exec_scratches SEC(".maps");
-
 /*
  * The entry of a task, if it is of this very process and this very image: a lost
  * exec or exit must never lend the previous program's identity to the next.
@@ -81,93 +68,6 @@ static __always_inline bool remember_task(struct task_struct *task, __u64 sandbo
 	return true;
 }
 
-static __always_inline void read_file(struct exec_record *record, struct file *file)
-{
-	struct inode *inode = BPF_CORE_READ(file, f_inode);
-	struct inode___now *now = (void *)inode;
-	struct inode___until_6_10 *until_6_10 = (void *)inode;
-	struct inode___until_6_5 *until_6_5 = (void *)inode;
-
-	record->device = BPF_CORE_READ(inode, i_sb, s_dev);
-	record->inode = BPF_CORE_READ(inode, i_ino);
-	record->size = BPF_CORE_READ(inode, i_size);
-	record->nlink = BPF_CORE_READ(inode, i_nlink);
-	if (bpf_core_field_exists(now->i_ctime_sec)) {
-		record->ctime_sec = BPF_CORE_READ(now, i_ctime_sec);
-		/* Bit 31 says that the time was asked for, it is no part of it. */
-		record->ctime_nsec = BPF_CORE_READ(now, i_ctime_nsec) & 0x7fffffff;
-	} else if (bpf_core_field_exists(until_6_10->__i_ctime)) {
-		record->ctime_sec = BPF_CORE_READ(until_6_10, __i_ctime.tv_sec);
-		record->ctime_nsec = BPF_CORE_READ(until_6_10, __i_ctime.tv_nsec);
-	} else {
-		record->ctime_sec = BPF_CORE_READ(until_6_5, i_ctime.tv_sec);
-		record->ctime_nsec = BPF_CORE_READ(until_6_5, i_ctime.tv_nsec);
-	}
-}
-
-/* Whether the task is in the mount and the user namespace of the sandbox. */
-static __always_inline bool in_own_namespaces(struct task_struct *task, const struct sandbox *sb)
-{
-	return sb->mnt_ns && sb->user_ns &&
-	       BPF_CORE_READ(task, nsproxy, mnt_ns, ns.inum) == sb->mnt_ns &&
-	       BPF_CORE_READ(task, cred, user_ns, ns.inum) == sb->user_ns;
-}
-
-static __always_inline bool is_memfd(struct dentry *dentry)
-{
-	const void *name = BPF_CORE_READ(dentry, d_name.name);
-	__u64 head = 0;
-
-	bpf_probe_read_kernel(&head, 6, name);
-	return head == 0x3a64666d656dULL; /* "memfd:" in little endian */
-}
-
-/*
- * Fills path, path_len and taints; false where a long path finds no room. Not
- * inlined, because the frames of a chain of calls share 512 bytes of stack.
- */
-static __noinline bool read_path(struct exec_scratch *scratch, struct task_struct *task,
-				      struct file *file, const struct sandbox *sb,
-				      struct sandbox_state *state)
-{
-	struct exec_record *record = &scratch->record;
-	struct dentry *dentry = BPF_CORE_READ(file, f_path.dentry);
-	struct path root = {
-		.mnt = BPF_CORE_READ(task, fs, root.mnt),
-		.dentry = BPF_CORE_READ(task, fs, root.dentry),
-	};
-	struct walk walk;
-	__u32 len;
-
-	record->path_len = 0;
-	if (!in_own_namespaces(task, sb) || !is_namespace_root(root))
-		record->taints |= TAINT_FOREIGN_ROOT;
-	if (!record->nlink || !BPF_CORE_READ(dentry, d_hash.pprev))
-		record->taints |= TAINT_DELETED;
-	if (walk_path(&walk, &scratch->path, file, root) != WALK_AT_ROOT) {
-		record->taints |= TAINT_NO_PATH;
-		if (walk.status == WALK_UNREACHABLE && is_memfd(dentry))
-			record->taints |= TAINT_MEMFD;
-		return true;
-	}
-	len = PATH_MAX_BYTES - walk.at;
-	if (!len || len > PATH_MAX_BYTES)
-		return false;
-	record->path_len = len;
-	if (len <= PATH_INLINE) {
-		__u32 at = walk.at & (PATH_MAX_BYTES - 1);
-
-		bpf_probe_read_kernel(record->path, len, &scratch->path.bytes[at]);
-		return true;
-	}
-	/* The path lies at the end of the bytes that the agent reads. */
-	if (state->long_paths >= SANDBOX_LONG_PATHS ||
-	    bpf_map_update_elem(&long_paths, &record->id, &scratch->path, BPF_NOEXIST))
-		return false;
-	__sync_fetch_and_add(&state->long_paths, 1);
-	return true;
-}
-
 static __always_inline __u32 filters_of(struct task_struct *task)
 {
 	return BPF_CORE_READ(task, seccomp.filter_count.counter);
@@ -189,8 +89,8 @@ static __always_inline __u32 launchers_filters(struct task_struct *task, const s
  * Makes the record of an exec with one user, the task itself. previous is the
  * image before, or zero; the caller still holds its use of that.
  */
-static __always_inline bool make_record(struct task_struct *task, struct file *file, __u64 sandbox,
-					const struct sandbox *sb, const struct exec_id *id,
+static __always_inline bool make_record(struct task_struct *task, struct linux_binprm *bprm,
+					__u64 sandbox, const struct sandbox *sb, const struct exec_id *id,
 					const struct exec_id *previous, __u32 taints)
 {
 	struct sandbox_state *state = bpf_map_lookup_elem(&sandbox_states, &sandbox);
@@ -210,8 +110,7 @@ static __always_inline bool make_record(struct task_struct *task, struct file *f
 	record->gid = BPF_CORE_READ(task, cred, gid.val);
 	record->ancestors_len = 0;
 	record->taints = taints;
-	read_file(record, file);
-	if (!read_path(scratch, task, file, sb, state))
+	if (!read_image(scratch, task, bprm, sb, state))
 		return false;
 	if (bpf_map_update_elem(&execs, id, record, BPF_NOEXIST)) {
 		if (record->path_len > PATH_INLINE && !bpf_map_delete_elem(&long_paths, id))
@@ -225,6 +124,18 @@ static __always_inline bool make_record(struct task_struct *task, struct file *f
 	if (record)
 		inherit_ancestors(record, previous);
 	return true;
+}
+
+/* So that the agent can read the file meanwhile. Lost: it does when it has to. */
+static __always_inline void announce_exec(__u64 sandbox, const struct exec_id *id)
+{
+	struct exec_event *event = bpf_ringbuf_reserve(&exec_events, sizeof(*event), 0);
+
+	if (!event)
+		return;
+	event->sandbox = sandbox;
+	event->exec = *id;
+	bpf_ringbuf_submit(event, 0);
 }
 
 SEC("tp_btf/sched_process_exec")
@@ -259,7 +170,7 @@ int BPF_PROG(process_exec, struct task_struct *task, pid_t old_pid, struct linux
 	if (entry)
 		previous = entry->exec;
 	id.time = bpf_ktime_get_boot_ns();
-	if (!make_record(task, BPF_CORE_READ(bprm, file), key, sb, &id, &previous, taints)) {
+	if (!make_record(task, bprm, key, sb, &id, &previous, taints)) {
 		/* The previous program's identity must not stay in place. */
 		forget_task(id.tgid);
 		state = state_of(key);
@@ -271,6 +182,8 @@ int BPF_PROG(process_exec, struct task_struct *task, pid_t old_pid, struct linux
 	forget_task(id.tgid);
 	if (!remember_task(task, key, id, filters))
 		drop_user(&id);
+	else
+		announce_exec(key, &id);
 	return 0;
 }
 

@@ -10,6 +10,8 @@
 #define MAX_ANCESTORS 16
 #define PATH_INLINE 256
 #define PATH_MAX_BYTES 4096
+#define SCRIPT_INLINE 128
+#define VARIABLE_MAX 24
 
 /* At a bound of one sandbox that sandbox is refused, no other one is. */
 enum bound {
@@ -27,7 +29,15 @@ enum bound {
 #define TAINT_MEMFD (1u << 2)
 #define TAINT_NO_PATH (1u << 3)
 #define TAINT_FILTERED (1u << 4)
-/* 1u << 5 is the agent's own: writable, of a link that a policy names. */
+#define TAINT_WRITABLE (1u << 5)
+#define TAINT_LOADER (1u << 6) /* the agent's: by the name of the file */
+#define TAINT_PRELOAD (1u << 7)
+#define TAINT_SETUID (1u << 8)
+#define TAINT_SCRIPT (1u << 9)
+/* 1u << 10 is the agent's too: changed, against what it knew of the path. */
+
+/* Bit of exec_record.preload: the environment could not be read to its end. */
+#define PRELOAD_UNREAD (1u << 31)
 
 struct address {
 	__be32 words[4]; /* network order */
@@ -89,6 +99,16 @@ struct task {
 	__u32 pad;
 };
 
+/* Tells one file from every other, and one content of it from the next. */
+struct file_id {
+	__u64 device; /* s_dev as the kernel has it, not stat's st_dev */
+	__u64 inode;
+	__s64 size;
+	__s64 ctime_sec;
+	__u32 ctime_nsec;
+	__u32 nlink;
+};
+
 /*
  * One exec. It has two counts because an ancestor must outlive its processes
  * without keeping its own ancestors alive, or a chain would never end:
@@ -103,17 +123,15 @@ struct exec_record {
 	__u32 refs;
 	__u32 uid;
 	__u32 gid;
-	__u64 device; /* s_dev as the kernel has it, not stat's st_dev */
-	__u64 inode;
-	__s64 size;
-	__s64 ctime_sec;
-	__u32 ctime_nsec;
-	__u32 nlink;
+	struct file_id file;
 	__u32 taints;
+	__u32 preload; /* bits of preload_variables that the environment sets */
 	__u16 path_len; /* over PATH_INLINE: the path is in long_paths */
 	__u16 ancestors_len;
+	__u32 script_len; /* of a script, as it was named to execve, cut to its start */
 	struct exec_id ancestors[MAX_ANCESTORS]; /* nearest first */
 	__u8 path[PATH_INLINE];
+	__u8 script[SCRIPT_INLINE];
 };
 
 struct long_path {
@@ -157,6 +175,17 @@ struct dns_slot {
 	__u32 ipv6;
 };
 
+/* The name of an environment variable, filled up with zeros. */
+struct variable {
+	__u8 name[VARIABLE_MAX];
+};
+
+/* One exec that got a record. */
+struct exec_event {
+	__u64 sandbox;
+	struct exec_id exec;
+};
+
 /* One sampled rejection. */
 struct rejection {
 	__u64 sandbox;
@@ -180,4 +209,11 @@ struct take_origin_args {
 /* Argument of the drop_exec program. */
 struct drop_exec_args {
 	struct exec_id id;
+};
+
+/* Argument of the identify_file program. */
+struct identify_file_args {
+	struct file_id file;
+	__u32 fd; /* of the caller's */
+	__u32 pad;
 };

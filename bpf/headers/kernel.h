@@ -52,9 +52,15 @@ struct user_namespace {
 	struct ns_common ns;
 };
 
+struct group_info {
+	int ngroups;
+	kgid_t gid[0];
+};
+
 struct cred {
 	kuid_t uid;
 	kgid_t gid;
+	struct group_info *group_info;
 	struct user_namespace *user_ns;
 };
 
@@ -76,10 +82,20 @@ struct timespec64 {
 };
 
 struct inode {
+	unsigned short i_mode;
+	kuid_t i_uid;
+	kgid_t i_gid;
 	struct super_block *i_sb;
 	unsigned long i_ino;
 	unsigned int i_nlink;
 	__s64 i_size;
+};
+
+struct posix_acl;
+
+/* Not in a kernel that is built without ACLs. */
+struct inode___with_acl {
+	struct posix_acl *i_acl;
 };
 
 /* The time of the last change has had three layouts since 6.1. */
@@ -108,6 +124,7 @@ struct hlist_bl_node {
 struct dentry {
 	struct hlist_bl_node d_hash;
 	struct dentry *d_parent;
+	struct inode *d_inode;
 	struct qstr d_name;
 };
 
@@ -137,6 +154,22 @@ struct fs_struct {
 
 struct linux_binprm {
 	struct file *file;
+	const char *filename; /* as named to execve */
+	const char *interp; /* what runs it: another pointer for a script */
+};
+
+struct mm_struct {
+	unsigned long env_start;
+	unsigned long env_end;
+};
+
+struct fdtable {
+	unsigned int max_fds;
+	struct file **fd;
+};
+
+struct files_struct {
+	struct fdtable *fdt;
 };
 
 struct seccomp {
@@ -151,6 +184,8 @@ struct task_struct {
 	struct signal_struct *signal;
 	struct css_set *cgroups;
 	struct fs_struct *fs;
+	struct files_struct *files;
+	struct mm_struct *mm;
 	struct nsproxy *nsproxy;
 	const struct cred *cred;
 	struct seccomp seccomp;

@@ -47,6 +47,12 @@ type agentDropExecArgs struct {
 	Id agentExecId
 }
 
+type agentExecEvent struct {
+	_       structs.HostLayout
+	Sandbox uint64
+	Exec    agentExecId
+}
+
 type agentExecId struct {
 	_    structs.HostLayout
 	Tgid uint32
@@ -62,17 +68,15 @@ type agentExecRecord struct {
 	Refs         uint32
 	Uid          uint32
 	Gid          uint32
-	Device       uint64
-	Inode        uint64
-	Size         int64
-	CtimeSec     int64
-	CtimeNsec    uint32
-	Nlink        uint32
+	File         agentFileId
 	Taints       uint32
+	Preload      uint32
 	PathLen      uint16
 	AncestorsLen uint16
+	ScriptLen    uint32
 	Ancestors    [16]agentExecId
 	Path         [256]uint8
+	Script       [128]uint8
 }
 
 type agentExecScratch struct {
@@ -82,6 +86,23 @@ type agentExecScratch struct {
 		_     structs.HostLayout
 		Bytes [4352]uint8
 	}
+}
+
+type agentFileId struct {
+	_         structs.HostLayout
+	Device    uint64
+	Inode     uint64
+	Size      int64
+	CtimeSec  int64
+	CtimeNsec uint32
+	Nlink     uint32
+}
+
+type agentIdentifyFileArgs struct {
+	_    structs.HostLayout
+	File agentFileId
+	Fd   uint32
+	Pad  uint32
 }
 
 type agentLongPath struct {
@@ -185,47 +206,58 @@ type agentTask struct {
 	Pad           uint32
 }
 
+type agentVariable struct {
+	_    structs.HostLayout
+	Name [24]uint8
+}
+
 // Names of all BPF objects in the ELF.
 //
 // Used for safe lookups in a Collection or CollectionSpec.
 const (
-	agentMapDnsAskers            = "dns_askers"
-	agentMapDnsServers           = "dns_servers"
-	agentMapDnsSlots             = "dns_slots"
-	agentMapExecScratches        = "exec_scratches"
-	agentMapExecs                = "execs"
-	agentMapLongPaths            = "long_paths"
-	agentMapOrigins              = "origins"
-	agentMapRejections           = "rejections"
-	agentMapSandboxStates        = "sandbox_states"
-	agentMapSandboxes            = "sandboxes"
-	agentMapSockOrigins          = "sock_origins"
-	agentMapTasks                = "tasks"
-	agentProgBind4               = "bind4"
-	agentProgBind6               = "bind6"
-	agentProgConnect4            = "connect4"
-	agentProgConnect6            = "connect6"
-	agentProgDropExec            = "drop_exec"
-	agentProgEgress              = "egress"
-	agentProgGetpeername4        = "getpeername4"
-	agentProgGetpeername6        = "getpeername6"
-	agentProgPostBind4           = "post_bind4"
-	agentProgPostBind6           = "post_bind6"
-	agentProgProcessExec         = "process_exec"
-	agentProgProcessExit         = "process_exit"
-	agentProgProcessFork         = "process_fork"
-	agentProgRecvmsg4            = "recvmsg4"
-	agentProgRecvmsg6            = "recvmsg6"
-	agentProgSendmsg4            = "sendmsg4"
-	agentProgSendmsg6            = "sendmsg6"
-	agentProgSockCreate          = "sock_create"
-	agentProgSockOps             = "sock_ops"
-	agentProgTakeOrigin          = "take_origin"
-	agentVarExportBound          = "export_bound"
-	agentVarExportDropExecArgs   = "export_drop_exec_args"
-	agentVarExportRejection      = "export_rejection"
-	agentVarExportTakeOriginArgs = "export_take_origin_args"
-	agentVarParentCgroup         = "parent_cgroup"
+	agentMapDnsAskers              = "dns_askers"
+	agentMapDnsServers             = "dns_servers"
+	agentMapDnsSlots               = "dns_slots"
+	agentMapExecEvents             = "exec_events"
+	agentMapExecScratches          = "exec_scratches"
+	agentMapExecs                  = "execs"
+	agentMapLongPaths              = "long_paths"
+	agentMapOrigins                = "origins"
+	agentMapPreloadVariables       = "preload_variables"
+	agentMapRejections             = "rejections"
+	agentMapSandboxStates          = "sandbox_states"
+	agentMapSandboxes              = "sandboxes"
+	agentMapSockOrigins            = "sock_origins"
+	agentMapTasks                  = "tasks"
+	agentProgBind4                 = "bind4"
+	agentProgBind6                 = "bind6"
+	agentProgConnect4              = "connect4"
+	agentProgConnect6              = "connect6"
+	agentProgDropExec              = "drop_exec"
+	agentProgEgress                = "egress"
+	agentProgGetpeername4          = "getpeername4"
+	agentProgGetpeername6          = "getpeername6"
+	agentProgIdentifyFile          = "identify_file"
+	agentProgPostBind4             = "post_bind4"
+	agentProgPostBind6             = "post_bind6"
+	agentProgProcessExec           = "process_exec"
+	agentProgProcessExit           = "process_exit"
+	agentProgProcessFork           = "process_fork"
+	agentProgRecvmsg4              = "recvmsg4"
+	agentProgRecvmsg6              = "recvmsg6"
+	agentProgSendmsg4              = "sendmsg4"
+	agentProgSendmsg6              = "sendmsg6"
+	agentProgSockCreate            = "sock_create"
+	agentProgSockOps               = "sock_ops"
+	agentProgTakeOrigin            = "take_origin"
+	agentVarExportBound            = "export_bound"
+	agentVarExportDropExecArgs     = "export_drop_exec_args"
+	agentVarExportExecEvent        = "export_exec_event"
+	agentVarExportFileId           = "export_file_id"
+	agentVarExportIdentifyFileArgs = "export_identify_file_args"
+	agentVarExportRejection        = "export_rejection"
+	agentVarExportTakeOriginArgs   = "export_take_origin_args"
+	agentVarParentCgroup           = "parent_cgroup"
 )
 
 // loadAgent returns the embedded CollectionSpec for agent.
@@ -278,6 +310,7 @@ type agentProgramSpecs struct {
 	Egress       *ebpf.ProgramSpec `ebpf:"egress"`
 	Getpeername4 *ebpf.ProgramSpec `ebpf:"getpeername4"`
 	Getpeername6 *ebpf.ProgramSpec `ebpf:"getpeername6"`
+	IdentifyFile *ebpf.ProgramSpec `ebpf:"identify_file"`
 	PostBind4    *ebpf.ProgramSpec `ebpf:"post_bind4"`
 	PostBind6    *ebpf.ProgramSpec `ebpf:"post_bind6"`
 	ProcessExec  *ebpf.ProgramSpec `ebpf:"process_exec"`
@@ -296,29 +329,34 @@ type agentProgramSpecs struct {
 //
 // It can be passed ebpf.CollectionSpec.Assign.
 type agentMapSpecs struct {
-	DnsAskers     *ebpf.MapSpec `ebpf:"dns_askers"`
-	DnsServers    *ebpf.MapSpec `ebpf:"dns_servers"`
-	DnsSlots      *ebpf.MapSpec `ebpf:"dns_slots"`
-	ExecScratches *ebpf.MapSpec `ebpf:"exec_scratches"`
-	Execs         *ebpf.MapSpec `ebpf:"execs"`
-	LongPaths     *ebpf.MapSpec `ebpf:"long_paths"`
-	Origins       *ebpf.MapSpec `ebpf:"origins"`
-	Rejections    *ebpf.MapSpec `ebpf:"rejections"`
-	SandboxStates *ebpf.MapSpec `ebpf:"sandbox_states"`
-	Sandboxes     *ebpf.MapSpec `ebpf:"sandboxes"`
-	SockOrigins   *ebpf.MapSpec `ebpf:"sock_origins"`
-	Tasks         *ebpf.MapSpec `ebpf:"tasks"`
+	DnsAskers        *ebpf.MapSpec `ebpf:"dns_askers"`
+	DnsServers       *ebpf.MapSpec `ebpf:"dns_servers"`
+	DnsSlots         *ebpf.MapSpec `ebpf:"dns_slots"`
+	ExecEvents       *ebpf.MapSpec `ebpf:"exec_events"`
+	ExecScratches    *ebpf.MapSpec `ebpf:"exec_scratches"`
+	Execs            *ebpf.MapSpec `ebpf:"execs"`
+	LongPaths        *ebpf.MapSpec `ebpf:"long_paths"`
+	Origins          *ebpf.MapSpec `ebpf:"origins"`
+	PreloadVariables *ebpf.MapSpec `ebpf:"preload_variables"`
+	Rejections       *ebpf.MapSpec `ebpf:"rejections"`
+	SandboxStates    *ebpf.MapSpec `ebpf:"sandbox_states"`
+	Sandboxes        *ebpf.MapSpec `ebpf:"sandboxes"`
+	SockOrigins      *ebpf.MapSpec `ebpf:"sock_origins"`
+	Tasks            *ebpf.MapSpec `ebpf:"tasks"`
 }
 
 // agentVariableSpecs contains global variables before they are loaded into the kernel.
 //
 // It can be passed ebpf.CollectionSpec.Assign.
 type agentVariableSpecs struct {
-	ExportBound          *ebpf.VariableSpec `ebpf:"export_bound"`
-	ExportDropExecArgs   *ebpf.VariableSpec `ebpf:"export_drop_exec_args"`
-	ExportRejection      *ebpf.VariableSpec `ebpf:"export_rejection"`
-	ExportTakeOriginArgs *ebpf.VariableSpec `ebpf:"export_take_origin_args"`
-	ParentCgroup         *ebpf.VariableSpec `ebpf:"parent_cgroup"`
+	ExportBound            *ebpf.VariableSpec `ebpf:"export_bound"`
+	ExportDropExecArgs     *ebpf.VariableSpec `ebpf:"export_drop_exec_args"`
+	ExportExecEvent        *ebpf.VariableSpec `ebpf:"export_exec_event"`
+	ExportFileId           *ebpf.VariableSpec `ebpf:"export_file_id"`
+	ExportIdentifyFileArgs *ebpf.VariableSpec `ebpf:"export_identify_file_args"`
+	ExportRejection        *ebpf.VariableSpec `ebpf:"export_rejection"`
+	ExportTakeOriginArgs   *ebpf.VariableSpec `ebpf:"export_take_origin_args"`
+	ParentCgroup           *ebpf.VariableSpec `ebpf:"parent_cgroup"`
 }
 
 // agentObjects contains all objects after they have been loaded into the kernel.
@@ -341,18 +379,20 @@ func (o *agentObjects) Close() error {
 //
 // It can be passed to loadAgentObjects or ebpf.CollectionSpec.LoadAndAssign.
 type agentMaps struct {
-	DnsAskers     *ebpf.Map `ebpf:"dns_askers"`
-	DnsServers    *ebpf.Map `ebpf:"dns_servers"`
-	DnsSlots      *ebpf.Map `ebpf:"dns_slots"`
-	ExecScratches *ebpf.Map `ebpf:"exec_scratches"`
-	Execs         *ebpf.Map `ebpf:"execs"`
-	LongPaths     *ebpf.Map `ebpf:"long_paths"`
-	Origins       *ebpf.Map `ebpf:"origins"`
-	Rejections    *ebpf.Map `ebpf:"rejections"`
-	SandboxStates *ebpf.Map `ebpf:"sandbox_states"`
-	Sandboxes     *ebpf.Map `ebpf:"sandboxes"`
-	SockOrigins   *ebpf.Map `ebpf:"sock_origins"`
-	Tasks         *ebpf.Map `ebpf:"tasks"`
+	DnsAskers        *ebpf.Map `ebpf:"dns_askers"`
+	DnsServers       *ebpf.Map `ebpf:"dns_servers"`
+	DnsSlots         *ebpf.Map `ebpf:"dns_slots"`
+	ExecEvents       *ebpf.Map `ebpf:"exec_events"`
+	ExecScratches    *ebpf.Map `ebpf:"exec_scratches"`
+	Execs            *ebpf.Map `ebpf:"execs"`
+	LongPaths        *ebpf.Map `ebpf:"long_paths"`
+	Origins          *ebpf.Map `ebpf:"origins"`
+	PreloadVariables *ebpf.Map `ebpf:"preload_variables"`
+	Rejections       *ebpf.Map `ebpf:"rejections"`
+	SandboxStates    *ebpf.Map `ebpf:"sandbox_states"`
+	Sandboxes        *ebpf.Map `ebpf:"sandboxes"`
+	SockOrigins      *ebpf.Map `ebpf:"sock_origins"`
+	Tasks            *ebpf.Map `ebpf:"tasks"`
 }
 
 func (m *agentMaps) Close() error {
@@ -360,10 +400,12 @@ func (m *agentMaps) Close() error {
 		m.DnsAskers,
 		m.DnsServers,
 		m.DnsSlots,
+		m.ExecEvents,
 		m.ExecScratches,
 		m.Execs,
 		m.LongPaths,
 		m.Origins,
+		m.PreloadVariables,
 		m.Rejections,
 		m.SandboxStates,
 		m.Sandboxes,
@@ -376,11 +418,14 @@ func (m *agentMaps) Close() error {
 //
 // It can be passed to loadAgentObjects or ebpf.CollectionSpec.LoadAndAssign.
 type agentVariables struct {
-	ExportBound          *ebpf.Variable `ebpf:"export_bound"`
-	ExportDropExecArgs   *ebpf.Variable `ebpf:"export_drop_exec_args"`
-	ExportRejection      *ebpf.Variable `ebpf:"export_rejection"`
-	ExportTakeOriginArgs *ebpf.Variable `ebpf:"export_take_origin_args"`
-	ParentCgroup         *ebpf.Variable `ebpf:"parent_cgroup"`
+	ExportBound            *ebpf.Variable `ebpf:"export_bound"`
+	ExportDropExecArgs     *ebpf.Variable `ebpf:"export_drop_exec_args"`
+	ExportExecEvent        *ebpf.Variable `ebpf:"export_exec_event"`
+	ExportFileId           *ebpf.Variable `ebpf:"export_file_id"`
+	ExportIdentifyFileArgs *ebpf.Variable `ebpf:"export_identify_file_args"`
+	ExportRejection        *ebpf.Variable `ebpf:"export_rejection"`
+	ExportTakeOriginArgs   *ebpf.Variable `ebpf:"export_take_origin_args"`
+	ParentCgroup           *ebpf.Variable `ebpf:"parent_cgroup"`
 }
 
 // agentPrograms contains all programs after they have been loaded into the kernel.
@@ -395,6 +440,7 @@ type agentPrograms struct {
 	Egress       *ebpf.Program `ebpf:"egress"`
 	Getpeername4 *ebpf.Program `ebpf:"getpeername4"`
 	Getpeername6 *ebpf.Program `ebpf:"getpeername6"`
+	IdentifyFile *ebpf.Program `ebpf:"identify_file"`
 	PostBind4    *ebpf.Program `ebpf:"post_bind4"`
 	PostBind6    *ebpf.Program `ebpf:"post_bind6"`
 	ProcessExec  *ebpf.Program `ebpf:"process_exec"`
@@ -419,6 +465,7 @@ func (p *agentPrograms) Close() error {
 		p.Egress,
 		p.Getpeername4,
 		p.Getpeername6,
+		p.IdentifyFile,
 		p.PostBind4,
 		p.PostBind6,
 		p.ProcessExec,

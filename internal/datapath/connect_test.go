@@ -43,7 +43,7 @@ func TestCapture(t *testing.T) {
 			if asked.String() != tt.asked {
 				t.Errorf("asked for %v, want %v", asked, tt.asked)
 			}
-			if e.Path != self(t) || e.Taints != 0 || len(e.Ancestors) != 0 {
+			if e.Path != self(t) || taints(e) != 0 || len(e.Ancestors) != 0 {
 				t.Errorf("exec = %+v, want path %s, no taints, no ancestors", e, self(t))
 			}
 			if got, want := f.results(), []string{"peer " + tt.peer}; !cmp.Equal(got, want) {

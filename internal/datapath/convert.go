@@ -30,6 +30,13 @@ func execID(id agentExecId) flow.ExecID { return flow.ExecID{TGID: id.Tgid, Time
 
 func kernelExecID(id flow.ExecID) agentExecId { return agentExecId{Tgid: id.TGID, Time: id.Time} }
 
+func fileID(f agentFileId) flow.FileID {
+	return flow.FileID{
+		Device: f.Device, Inode: f.Inode, Size: f.Size,
+		CtimeSec: f.CtimeSec, CtimeNsec: f.CtimeNsec,
+	}
+}
+
 var reasons = [agentRejectREJECT_MAX]flow.Reason{
 	agentRejectREJECT_UNKNOWN_SANDBOX: flow.ReasonUnknownSandbox,
 	agentRejectREJECT_FOREIGN_NETNS:   flow.ReasonForeignNetns,

@@ -85,6 +85,9 @@ func (dp *Datapath) load(cfg Config) error {
 	if err := dp.addUnknownState(); err != nil {
 		return err
 	}
+	if err := dp.addPreloadVariables(); err != nil {
+		return err
+	}
 	if err := dp.attach(cfg.Parent); err != nil {
 		return err
 	}

@@ -33,13 +33,12 @@ func (dp *Datapath) ReadExec(id flow.ExecID) (flow.Exec, error) {
 	}
 	exec := flow.Exec{
 		Image: flow.Image{
-			Exec: id,
-			Path: path,
-			File: flow.FileID{
-				Device: r.Device, Inode: r.Inode, Size: r.Size,
-				CtimeSec: r.CtimeSec, CtimeNsec: r.CtimeNsec,
-			},
-			Taints: flow.Taint(r.Taints),
+			Exec:    id,
+			Path:    path,
+			File:    fileID(r.File),
+			Taints:  taintsOf(path, r.Taints),
+			Preload: flow.Variables(r.Preload),
+			Script:  string(r.Script[:min(int(r.ScriptLen), len(r.Script))]),
 		},
 		UID: r.Uid,
 		GID: r.Gid,
@@ -48,6 +47,14 @@ func (dp *Datapath) ReadExec(id flow.ExecID) (flow.Exec, error) {
 		exec.Ancestors = append(exec.Ancestors, execID(a))
 	}
 	return exec, nil
+}
+
+// taintsOf adds to the hook's taints the one that the name of the file tells.
+func taintsOf(path string, taints uint32) flow.Taint {
+	if flow.IsLoader(path) {
+		taints |= uint32(flow.TaintLoader)
+	}
+	return flow.Taint(taints)
 }
 
 func (dp *Datapath) readPath(r *agentExecRecord) (string, error) {

@@ -21,6 +21,7 @@ import (
 	"github.com/ringfence/ringfence/internal/flow"
 	"golang.org/x/sys/unix"
 
+	"github.com/ringfence/ringfence/internal/rootfs"
 	"github.com/ringfence/ringfence/internal/testenv"
 )
 
@@ -132,6 +133,18 @@ func newFixture(t testing.TB, argv ...string) *fixture {
 
 func newSandbox(t testing.TB, dp *Datapath, parent string, argv ...string) *fixture {
 	t.Helper()
+	return newSandboxOf(t, dp, parent, started{argv: argv})
+}
+
+// started is how a launcher starts its program: as root, in its own environment,
+// where nothing else is said.
+type started struct {
+	argv, env []string
+	user      *rootfs.User
+}
+
+func newSandboxOf(t testing.TB, dp *Datapath, parent string, p started) *fixture {
+	t.Helper()
 	f := &fixture{t: t, dp: dp, cgroup: filepath.Join(parent, fmt.Sprint("sandbox-", time.Now().UnixNano()))}
 	f.cgroupID = makeCgroup(t, f.cgroup)
 
@@ -143,7 +156,11 @@ func newSandbox(t testing.TB, dp *Datapath, parent string, argv ...string) *fixt
 	}
 	defer dir.Close()
 	f.goAhead = goAhead
-	f.launcher = exec.Command("/proc/self/exe", append([]string{"launcher"}, argv...)...)
+	f.launcher = exec.Command("/proc/self/exe", append([]string{"launcher"}, p.argv...)...)
+	f.launcher.Env = append(os.Environ(), p.env...)
+	if p.user != nil {
+		f.launcher.Env = append(f.launcher.Env, launchUser+"="+asJSON(p.user))
+	}
 	f.launcher.ExtraFiles = []*os.File{tellParent, waitForGo}
 	f.launcher.Stdout, f.launcher.Stderr = &f.output, os.Stderr
 	f.launcher.SysProcAttr = &syscall.SysProcAttr{
@@ -333,7 +350,26 @@ func launcher() {
 	fmt.Fprintln(tell, st.Ino, cookie)
 	tell.Close()
 	_, _ = os.NewFile(4, "go").Read(make([]byte, 1))
+	if text := os.Getenv(launchUser); text != "" {
+		must(os.Unsetenv(launchUser))
+		become(text)
+	}
 	must(syscall.Exec(os.Args[2], os.Args[2:], os.Environ()))
+}
+
+// launchUser tells the launcher which user starts the program.
+const launchUser = "RINGFENCE_TEST_USER"
+
+func become(text string) {
+	var user rootfs.User
+	must(json.Unmarshal([]byte(text), &user))
+	groups := make([]int, len(user.Groups))
+	for i, g := range user.Groups {
+		groups[i] = int(g)
+	}
+	must(syscall.Setgroups(groups))
+	must(syscall.Setresgid(int(user.GID), int(user.GID), int(user.GID)))
+	must(syscall.Setresuid(int(user.UID), int(user.UID), int(user.UID)))
 }
 
 func must(err error) {

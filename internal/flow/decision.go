@@ -58,6 +58,7 @@ const (
 	ReasonTaintedBinary         Reason = "tainted"          // it would match, but for its taints
 	ReasonHashMismatch          Reason = "hash_mismatch"    // it would match, but its file has another hash
 	ReasonHashUnavailable       Reason = "hash_unavailable" // it would match, but its file's hash is not known
+	ReasonHashChanged           Reason = "hash_changed"     // it would match, but another file was first used under its path
 	ReasonCustomRule            Reason = "custom_rule"      // a module of the operator's denies it
 	ReasonInspectionUnavailable Reason = "inspection_unavailable"
 	ReasonPolicyError           Reason = "policy_error" // the engine failed
@@ -120,6 +121,12 @@ const (
 	ReasonAddressFamily  Reason = "address_family"
 	ReasonEgress         Reason = "egress" // a packet that no hook let go
 )
+
+// TurnsOnHash reports whether a denial may be another answer once the files of the
+// program and its ancestors were read.
+func (r Reason) TurnsOnHash() bool {
+	return r == ReasonHashUnavailable || r == ReasonHashChanged
+}
 
 // Decision is the answer for one identity and one target. It is immutable: a
 // cached decision is shared.

@@ -2,7 +2,6 @@ package flow
 
 import (
 	"fmt"
-	"slices"
 	"strings"
 	"unique"
 )
@@ -39,76 +38,17 @@ type FileID struct {
 	Size      int64 // bytes
 }
 
-// Taint is a set of reasons why a program image is not simply the file that its
-// path names. By default a tainted image matches no binary of a policy.
-type Taint uint32
-
-// The taints, in the order in which records list them. The bits are the ABI
-// shared with the kernel side (bpf/types.h).
-const (
-	// TaintForeignRoot: the path was taken in another root, mount or user
-	// namespace than the sandbox's, so that it can be forged. Never matches.
-	TaintForeignRoot Taint = 1 << iota
-	// TaintDeleted: the file had no name left when it was executed.
-	TaintDeleted
-	// TaintMemfd: the image came from memory, not from a file system.
-	TaintMemfd
-	// TaintNoPath: the path could not be told (unreachable, or over 4096 bytes).
-	TaintNoPath
-	// TaintFiltered: it started under a seccomp filter that the sandbox added, which
-	// may answer for the kernel: its sockets are then not what it takes them for.
-	TaintFiltered
-	// TaintWritable: the sandbox's user can change what stands under the name. No
-	// hook reports it: it is found out where a policy names a symbolic link.
-	TaintWritable
-)
-
-// LiftableTaints are those that a policy may put up with. The others make the
-// path itself anybody's, so that nothing could be matched by it.
-const LiftableTaints = TaintDeleted | TaintMemfd | TaintFiltered | TaintWritable
-
-var taintNames = []string{"foreign_root", "deleted", "memfd", "no_path", "filtered", "writable"}
-
-// TaintNames returns the names of all taints.
-func TaintNames() []string { return slices.Clone(taintNames) }
-
-// ParseTaint returns the taint of a name.
-func ParseTaint(name string) (t Taint, ok bool) {
-	for i, known := range taintNames {
-		if name == known {
-			return 1 << i, true
-		}
-	}
-	return 0, false
-}
-
-// Liftable reports whether a policy may put up with every taint that is set.
-func (t Taint) Liftable() bool { return t&^LiftableTaints == 0 }
-
-// Has reports whether every bit of want is set.
-func (t Taint) Has(want Taint) bool { return t&want == want }
-
-// Names returns the names of the taints that are set; nil for none.
-func (t Taint) Names() []string {
-	var names []string
-	for i, name := range taintNames {
-		if t&(1<<i) != 0 {
-			names = append(names, name)
-		}
-	}
-	// A bit that this build does not know still taints.
-	if rest := t >> len(taintNames); rest != 0 {
-		names = append(names, fmt.Sprintf("unknown_%#x", uint32(rest)<<len(taintNames)))
-	}
-	return names
-}
-
 // Image is one program image that was started: what the kernel saw at exec.
 type Image struct {
 	Exec   ExecID
 	Path   string // relative to the sandbox's root; raw bytes, may be no UTF-8
 	File   FileID
 	Taints Taint
+	// Preload are the variables in its environment that put other code into programs.
+	Preload Variables
+	// Script is what was executed where the image is a script's interpreter, as it was
+	// named to execve and cut to 127 bytes: a claim, of which nothing depends.
+	Script string
 	// SHA256 of the file, in lower-case hexadecimal digits; empty where it is not known.
 	SHA256 string
 }

@@ -27,6 +27,9 @@ type Record struct {
 	Duration   time.Duration `json:"-"`              // written as duration_ms
 	ExecID     string        `json:"exec_id"`
 	Taints     []string      `json:"taints"`
+	SHA256     string        `json:"sha256,omitempty"`  // of the binary, where it was read
+	Preload    []string      `json:"preload,omitempty"` // the variables of the taint "preload"
+	Script     string        `json:"script,omitempty"`  // what the binary interprets, as it was named
 	// Count is how many alike this record stands for: refused names are gathered,
 	// refusals by a hook are sampled.
 	Count uint64 `json:"count,omitempty"`
@@ -43,6 +46,7 @@ func (r *Record) SetIdentity(id *Identity) {
 	r.UID = id.UID
 	r.ExecID = id.Exec.String()
 	r.Taints = id.Taints.Names()
+	r.SHA256, r.Preload, r.Script = id.SHA256, id.Preload.Names(), id.Script
 	r.Ancestors = make([]string, len(id.Ancestors))
 	for i, a := range id.Ancestors {
 		r.Ancestors[i] = a.Path

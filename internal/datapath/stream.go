@@ -8,6 +8,7 @@ import (
 	"os"
 	"unsafe"
 
+	"github.com/cilium/ebpf"
 	"github.com/cilium/ebpf/ringbuf"
 
 	"github.com/ringfence/ringfence/internal/flow"
@@ -16,9 +17,21 @@ import (
 // Rejections hands each sampled rejection and the cgroup id of its sandbox to
 // emit until the context ends. It is called once for a datapath.
 func (dp *Datapath) Rejections(ctx context.Context, emit func(cgroupID uint64, r flow.Rejection)) error {
-	reader, err := ringbuf.NewReader(dp.objects.Rejections)
+	return read(ctx, dp.objects.Rejections, func(raw *agentRejection) { emit(raw.Sandbox, rejection(raw)) })
+}
+
+// Execs hands each exec that got a record and the cgroup id of its sandbox to emit
+// until the context ends. Where there are too many, some are left out. It is called
+// once for a datapath.
+func (dp *Datapath) Execs(ctx context.Context, emit func(cgroupID uint64, id flow.ExecID)) error {
+	return read(ctx, dp.objects.ExecEvents, func(raw *agentExecEvent) { emit(raw.Sandbox, execID(raw.Exec)) })
+}
+
+// read hands each sample of a ring buffer to emit until the context ends.
+func read[T any](ctx context.Context, m *ebpf.Map, emit func(*T)) error {
+	reader, err := ringbuf.NewReader(m)
 	if err != nil {
-		return fmt.Errorf("open rejections: %w", err)
+		return fmt.Errorf("open %s: %w", m, err)
 	}
 	defer reader.Close()
 	defer context.AfterFunc(ctx, func() { _ = reader.Close() })()
@@ -29,13 +42,12 @@ func (dp *Datapath) Rejections(ctx context.Context, emit func(cgroupID uint64, r
 			if errors.Is(err, os.ErrClosed) {
 				return nil
 			}
-			return fmt.Errorf("read rejections: %w", err)
+			return fmt.Errorf("read %s: %w", m, err)
 		}
-		if len(record.RawSample) < int(unsafe.Sizeof(agentRejection{})) {
-			continue // of another version; it was counted all the same
+		if len(record.RawSample) < int(unsafe.Sizeof(*new(T))) {
+			continue // not to be: the samples are of one size
 		}
-		raw := (*agentRejection)(unsafe.Pointer(&record.RawSample[0]))
-		emit(raw.Sandbox, rejection(raw))
+		emit((*T)(unsafe.Pointer(&record.RawSample[0])))
 	}
 }
 
