@@ -17,6 +17,7 @@ import (
 	"github.com/ringfence/ringfence/internal/cgroup"
 	"github.com/ringfence/ringfence/internal/datapath"
 	"github.com/ringfence/ringfence/internal/flow"
+	"github.com/ringfence/ringfence/internal/identity"
 	"github.com/ringfence/ringfence/internal/names"
 )
 
@@ -46,6 +47,7 @@ type Agent struct {
 	parent   *cgroup.Group
 	datapath *datapath.Datapath
 	resolver *names.Resolver
+	hashes   *identity.Hashes
 	stop     context.CancelFunc
 	tasks    sync.WaitGroup
 
@@ -70,6 +72,9 @@ func Start(ctx context.Context, cfg Config) (_ *Agent, err error) {
 	if a.resolver, err = names.NewResolver(names.ResolverConfig{Servers: cfg.Resolvers}); err != nil {
 		return nil, err
 	}
+	if a.hashes, err = identity.NewHashes(); err != nil {
+		return nil, err
+	}
 	if a.instance, err = claimInstance(cfg.Log); err != nil {
 		return nil, err
 	}
@@ -84,6 +89,7 @@ func Start(ctx context.Context, cfg Config) (_ *Agent, err error) {
 		return nil, fmt.Errorf("start hooks: %w", err)
 	}
 	a.tasks.Go(func() { a.watchRejections(ctx) })
+	a.tasks.Go(func() { a.watchExecs(ctx) })
 	a.tasks.Go(func() { a.expireOrigins(ctx) })
 	return a, nil
 }

@@ -50,9 +50,6 @@ type Sandbox struct {
 // started. An error leaves nothing behind.
 func (a *Agent) CreateSandbox(ctx context.Context, cfg SandboxConfig) (_ *Sandbox, err error) {
 	sb := &Sandbox{agent: a, told: map[flow.Reason]uint64{}}
-	if sb.identities, err = identity.NewTable(a.datapath, identity.DefaultSize); err != nil {
-		return nil, err
-	}
 	if sb.pool, err = names.NewPool(names.PoolConfig{}); err != nil {
 		return nil, err
 	}
@@ -65,7 +62,14 @@ func (a *Agent) CreateSandbox(ctx context.Context, cfg SandboxConfig) (_ *Sandbo
 	if err != nil {
 		return nil, err
 	}
-	sb.keeper = newKeeper(cfg.Engine, rootfs.New(sb.Root()), cfg.User, a.cfg.Log.With("sandbox", cfg.Name))
+	root := rootfs.New(sb.Root())
+	sb.identities, err = identity.NewTable(identity.Config{
+		Execs: a.datapath, Files: files{root, a.datapath}, Hashes: a.hashes, Named: cfg.Engine.Names,
+	})
+	if err != nil {
+		return nil, errors.Join(err, sb.Sandbox.Close())
+	}
+	sb.keeper = newKeeper(cfg.Engine, root, cfg.User, a.cfg.Log.With("sandbox", cfg.Name))
 	// Before anything runs that a link could stand for.
 	if _, err := sb.keeper.relink(ctx, nil); err != nil {
 		return nil, errors.Join(err, sb.Sandbox.Close())
@@ -102,7 +106,11 @@ func (sb *Sandbox) serve(ctx context.Context, cfg SandboxConfig) {
 		Sink:       a.cfg.Sink,
 		Report:     func(err error) { a.cfg.Log.Error("relay", "sandbox", cfg.Name, "error", err) },
 	})
-	sb.keeper.applied = func() { sb.relay.Redecide() }
+	sb.keeper.applied = func() {
+		sb.identities.Judge() // the policy may name other programs
+		sb.relay.Redecide()
+	}
+	sb.service("identity", func() error { return sb.identities.Run(ctx) })
 	sb.service("links", func() error { return sb.keeper.watch(ctx) })
 	sb.service("dns", func() error { return server.Serve(ctx, listeners.DNS, listeners.DNSOverTCP) })
 	for _, l := range listeners.Capture {
@@ -144,6 +152,10 @@ func (sb *Sandbox) Close() error {
 	}
 	return nil
 }
+
+// AcceptProgram trusts whatever file is used next under a path: the operator has
+// changed the one that was used there first.
+func (sb *Sandbox) AcceptProgram(path string) { sb.identities.Accept(path) }
 
 // describe fills in what is known of a sandbox's rejection.
 func (sb *Sandbox) describe(record *flow.Record, r flow.Rejection) {

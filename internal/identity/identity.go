@@ -1,12 +1,22 @@
 // Package identity turns the id of an exec into the identity that a policy
 // judges: the program image, who runs it, and the execs before it.
 //
-// All it knows comes from the kernel's exec records. It never opens /proc of a
-// sandboxed process, so that nothing here depends on the process being alive.
+// What ran comes from the kernel's exec records. What is in the file comes from
+// the file itself, opened in the sandbox's root, and counts only where the kernel
+// says that it is the file that ran. Nothing here opens /proc of a sandboxed
+// process, or depends on the process being alive.
+//
+// No file is read on the way of a connection, unless its decision turns on what is
+// in there. The first file that is used under a path is trusted, whatever is in it;
+// meanwhile it is read in the background. Only a file that takes its place, or one
+// whose hash a policy writes, has to be known before it may connect: see Await.
 package identity
 
 import (
+	"context"
 	"fmt"
+	"slices"
+	"sync/atomic"
 
 	lru "github.com/hashicorp/golang-lru/v2"
 
@@ -22,26 +32,64 @@ type ExecTable interface {
 // DefaultSize is how many identities of a sandbox are kept.
 const DefaultSize = 4096
 
-// Table keeps the identities of one sandbox. Ids are never reused, so an entry
-// is right for ever, and the bound is the only reason to forget one.
-type Table struct {
-	execs      ExecTable
-	identities *lru.Cache[flow.ExecID, *flow.Identity]
-	// images has the ancestors, which many identities share.
-	images *lru.Cache[flow.ExecID, flow.Image]
+// Config wires one sandbox's table.
+type Config struct {
+	Execs ExecTable
+	// Files are those of the sandbox, and Hashes what is known of any sandbox's.
+	Files  Files
+	Hashes *Hashes
+	// Named reports whether a binary of the policy in force may match a path. Only
+	// such images are read and remembered.
+	Named func(path string) bool
+	// Size is how many identities are kept; 0 means DefaultSize.
+	Size int
 }
 
-// NewTable returns a table that keeps at most size identities.
-func NewTable(execs ExecTable, size int) (*Table, error) {
-	identities, err := lru.New[flow.ExecID, *flow.Identity](size)
+// Table keeps the identities of one sandbox. Ids are never reused, so what ran is
+// right for ever, and the bound is the only reason to forget it.
+type Table struct {
+	execs      ExecTable
+	named      func(string) bool
+	identities *lru.Cache[flow.ExecID, known]
+	// images has the ancestors, which many identities share.
+	images *lru.Cache[flow.ExecID, flow.Image]
+	trust  *trust
+	reader *reader
+	// round counts what may change the judgement of an image: hashes that came in,
+	// another policy, a word of the operator's.
+	round atomic.Uint64
+}
+
+// known is an identity as it was judged in a round.
+type known struct {
+	identity *flow.Identity
+	round    uint64
+}
+
+// NewTable returns an empty table. Files are read while Run runs.
+func NewTable(cfg Config) (*Table, error) {
+	if cfg.Size == 0 {
+		cfg.Size = DefaultSize
+	}
+	identities, err := lru.New[flow.ExecID, known](cfg.Size)
 	if err != nil {
 		return nil, fmt.Errorf("make identity table: %w", err)
 	}
-	images, err := lru.New[flow.ExecID, flow.Image](size)
+	images, err := lru.New[flow.ExecID, flow.Image](cfg.Size)
 	if err != nil {
 		return nil, fmt.Errorf("make image table: %w", err)
 	}
-	return &Table{execs: execs, identities: identities, images: images}, nil
+	t := &Table{
+		execs: cfg.Execs, named: cfg.Named, identities: identities, images: images,
+		trust: newTrust(), reader: newReader(cfg.Files, cfg.Hashes),
+	}
+	return t, nil
+}
+
+// Run reads files in the background, one at a time, until the context ends.
+func (t *Table) Run(ctx context.Context) error {
+	t.reader.run(ctx, t.Judge)
+	return nil
 }
 
 // Identify returns the identity of the exec that came with an origin, and gives
@@ -56,15 +104,25 @@ func (t *Table) Identify(id flow.ExecID) (*flow.Identity, error) {
 // Lookup returns the identity of an exec without giving anything back. The exec
 // may have ended meanwhile: then it is only known if it was seen before.
 func (t *Table) Lookup(id flow.ExecID) (*flow.Identity, error) {
-	if identity, ok := t.identities.Get(id); ok {
+	round := t.round.Load() // before the judgement, so that one of an older round is not kept as newer
+	if k, ok := t.identities.Get(id); ok {
+		if k.round == round {
+			return k.identity, nil
+		}
+		identity := t.Renew(k.identity)
+		t.identities.Add(id, known{identity, round})
 		return identity, nil
 	}
 	exec, err := t.execs.ReadExec(id)
 	if err != nil {
 		return nil, fmt.Errorf("identify exec: %w", err)
 	}
-	identity := flow.NewIdentity(exec.Image, exec.UID, exec.GID, t.ancestors(exec.Ancestors))
-	t.identities.Add(id, identity)
+	ancestors := t.ancestors(exec.Ancestors)
+	for i := range ancestors {
+		ancestors[i] = t.judge(ancestors[i])
+	}
+	identity := flow.NewIdentity(t.judge(exec.Image), exec.UID, exec.GID, ancestors)
+	t.identities.Add(id, known{identity, round})
 	return identity, nil
 }
 
@@ -85,4 +143,84 @@ func (t *Table) ancestors(ids []flow.ExecID) []flow.Image {
 		images = append(images, image)
 	}
 	return images
+}
+
+// Started is told of an exec soon after it began, so that its file is read before
+// anybody asks. It does not wait.
+func (t *Table) Started(id flow.ExecID) {
+	exec, err := t.execs.ReadExec(id)
+	if err != nil || !t.readable(exec.Image) {
+		return // gone, or of no interest
+	}
+	if t.judge(exec.Image).SHA256 == "" {
+		t.reader.want(exec.Image)
+	}
+}
+
+// Judge has every image judged anew, because something is known that was not.
+func (t *Table) Judge() { t.round.Add(1) }
+
+// Accept forgets what was used under a path so far: the operator has changed the
+// file, and what is used next is trusted.
+func (t *Table) Accept(path string) {
+	t.trust.forget(path)
+	t.Judge()
+}
+
+// Renew returns an identity as it is judged now.
+func (t *Table) Renew(id *flow.Identity) *flow.Identity {
+	image, ancestors := t.judge(id.Image), slices.Clone(id.Ancestors)
+	same := image == id.Image
+	for i := range ancestors {
+		ancestors[i] = t.judge(ancestors[i])
+		same = same && ancestors[i] == id.Ancestors[i]
+	}
+	if same {
+		return id
+	}
+	return flow.NewIdentity(image, id.UID, id.GID, ancestors)
+}
+
+// Await waits until the files of an identity and its ancestors were read, as far as
+// a policy may name them, and returns the identity as it is judged then. It ends
+// with the context, and does not wait for what there is no room to read.
+func (t *Table) Await(ctx context.Context, id *flow.Identity) *flow.Identity {
+	for _, image := range append([]flow.Image{id.Image}, id.Ancestors...) {
+		if image.SHA256 != "" || !t.readable(image) {
+			continue
+		}
+		if job := t.reader.want(image); job != nil {
+			select {
+			case <-job:
+			case <-ctx.Done():
+				return t.Renew(id)
+			}
+		}
+	}
+	return t.Renew(id)
+}
+
+// judge says what is known of an image's file: its hash, and whether it is the one
+// that belongs to its path.
+func (t *Table) judge(image flow.Image) flow.Image {
+	image.Taints &^= flow.TaintChanged
+	image.SHA256 = ""
+	if !t.readable(image) {
+		return image
+	}
+	if !racy(image) {
+		image.SHA256 = t.reader.hashes.of(image.File)
+	}
+	if !t.trust.accepts(image.Path, image.File, image.SHA256) {
+		image.Taints |= flow.TaintChanged
+	}
+	return image
+}
+
+// unplaced are the taints of images whose path does not lead to them.
+const unplaced = flow.TaintForeignRoot | flow.TaintNoPath | flow.TaintMemfd | flow.TaintDeleted
+
+// readable reports whether an image's file can be found, and may matter.
+func (t *Table) readable(image flow.Image) bool {
+	return image.Taints&unplaced == 0 && t.named(image.Path)
 }

@@ -43,7 +43,11 @@ func table(t *testing.T, size int, records ...flow.Exec) (*Table, *execs) {
 	for _, r := range records {
 		e.records[r.Exec] = r
 	}
-	tab, err := NewTable(e, size)
+	hashes, err := NewHashes()
+	if err != nil {
+		t.Fatal(err)
+	}
+	tab, err := NewTable(Config{Execs: e, Files: &tree{}, Hashes: hashes, Named: func(string) bool { return false }, Size: size})
 	if err != nil {
 		t.Fatal(err)
 	}

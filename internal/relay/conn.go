@@ -21,13 +21,13 @@ type conn struct {
 
 	// The fields below belong to the handler's goroutine. The pumps add to one
 	// byte count each and have ended before the record is finished.
-	record   *flow.Record
-	start    time.Time
-	identity *flow.Identity
+	record *flow.Record
+	start  time.Time
 
 	half atomic.Bool // one direction has ended
 
 	mu       sync.Mutex
+	identity *flow.Identity // written by the handler alone
 	upstream *net.TCPConn
 	target   flow.Target
 	decision *flow.Decision

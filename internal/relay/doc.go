@@ -17,7 +17,8 @@
 //
 // Who a program is, what a name stands for, what the policy says and which
 // address may be dialled are other packages' business, behind the interfaces
-// below. No file is read and nothing is hashed here.
+// below. No file is read and nothing is hashed here; only a connection whose
+// decision turns on what is in a program's file waits until that is known.
 package relay
 
 import (
@@ -38,6 +39,10 @@ type Origins interface {
 // also for one that is refused: that gives back the origin's hold on its exec.
 type Identities interface {
 	Identify(flow.ExecID) (*flow.Identity, error)
+	// Renew returns an identity with what is known of its files now.
+	Renew(*flow.Identity) *flow.Identity
+	// Await does the same once the files were read, or the context ended.
+	Await(context.Context, *flow.Identity) *flow.Identity
 }
 
 // Names knows the synthetic addresses of the sandbox.

@@ -167,3 +167,55 @@ func TestAudit(t *testing.T) {
 		r.Verdict, r.Reason, r.Hint, r.Sent = flow.Audit, d.Reason, d.Hint, 1
 	}))
 }
+
+// A decision that turns on what is in a program's file is made once that is known,
+// and no other one waits.
+func TestAwaitsFiles(t *testing.T) {
+	known := flow.NewIdentity(flow.Image{Exec: curl.Exec, Path: curl.Path, SHA256: "ab"}, 1000, 1000, nil)
+	for _, reason := range []flow.Reason{flow.ReasonHashUnavailable, flow.ReasonHashChanged, flow.ReasonHashMismatch, flow.ReasonNoEndpoint} {
+		t.Run(string(reason), func(t *testing.T) {
+			asked := 0
+			f := newFixture(t, func(f *fixture, _ *Config) {
+				f.decide = func(id *flow.Identity, _ flow.Target) *flow.Decision {
+					if id == known {
+						return allowDecision
+					}
+					return &flow.Decision{Engine: flow.EngineOPA, Reason: reason}
+				}
+				f.await = func(ctx context.Context, _ *flow.Identity) *flow.Identity {
+					if _, bounded := ctx.Deadline(); !bounded {
+						t.Error("the wait is not bounded")
+					}
+					asked++
+					return known
+				}
+			})
+			if reason.TurnsOnHash() {
+				client, server := f.pair()
+				client.Close()
+				server.Close()
+			} else {
+				f.expectRefused(f.capture)
+			}
+			r := f.record()
+			if turns := reason.TurnsOnHash(); turns != (asked == 1) || turns != (r.Verdict == flow.Allow) || turns != (r.SHA256 == "ab") {
+				t.Errorf("asked %d times, %s, %s", asked, r.Verdict, r.Reason)
+			}
+		})
+	}
+}
+
+// Where the file stays unknown the first answer stands, and nobody asks again.
+func TestAwaitsFilesOnce(t *testing.T) {
+	asked := 0
+	f := newFixture(t, func(f *fixture, _ *Config) {
+		f.decide = func(*flow.Identity, flow.Target) *flow.Decision {
+			return &flow.Decision{Engine: flow.EngineOPA, Reason: flow.ReasonHashUnavailable}
+		}
+		f.await = func(_ context.Context, id *flow.Identity) *flow.Identity { asked++; return id }
+	})
+	f.expectRefused(f.capture)
+	if r := f.record(); r.Reason != flow.ReasonHashUnavailable || asked != 1 {
+		t.Errorf("%s, asked %d times", r.Reason, asked)
+	}
+}

@@ -33,6 +33,9 @@ type Config struct {
 	HelloTimeout time.Duration
 	// HeadTimeout bounds the request to the explicit proxy, from accept; 10 s.
 	HeadTimeout time.Duration
+	// FileTimeout bounds the wait for a program's file to be read, where the decision
+	// turns on it; 10 s.
+	FileTimeout time.Duration
 	// DialTimeout bounds looking up and connecting; 30 s.
 	DialTimeout time.Duration
 	// HalfCloseIdle bounds the silence of the open direction once the other has
@@ -66,6 +69,7 @@ func New(cfg Config) *Relay {
 	setDefault(&cfg.MaxConns, 4096)
 	setDefault(&cfg.HelloTimeout, 10*time.Second)
 	setDefault(&cfg.HeadTimeout, 10*time.Second)
+	setDefault(&cfg.FileTimeout, 10*time.Second)
 	setDefault(&cfg.DialTimeout, 30*time.Second)
 	setDefault(&cfg.HalfCloseIdle, time.Hour)
 	if cfg.Report == nil {

@@ -44,9 +44,7 @@ func (c *conn) attribute() (flow.Origin, *flow.Denial) {
 	if err != nil {
 		return origin, &flow.Denial{Engine: flow.EngineIdentity, Reason: flow.ReasonNoIdentity, Detail: err.Error()}
 	}
-	c.identity = id
-	c.record.SetIdentity(id)
-	c.record.UID = origin.UID // now, not at exec
+	c.know(id)
 	if aimless {
 		return origin, noOrigin("origin without a destination")
 	}
@@ -90,9 +88,15 @@ func (c *conn) aim(asked flow.Target) (flow.Target, *flow.Denial) {
 // the answer and the moment when Redecide can see it would leave the connection
 // on the old policy for good: hence the epoch, which Redecide moves on first.
 func (c *conn) decide(target flow.Target) (*flow.Decision, *flow.Denial) {
+	awaited := false
 	for range maxDecisions {
 		epoch := c.relay.epoch.Load()
 		d := c.relay.cfg.Decider.Decide(c.identity, target)
+		if d != nil && d.Reason.TurnsOnHash() && !awaited {
+			c.awaitFiles()
+			awaited = true
+			continue
+		}
 		if d == nil {
 			return nil, &flow.Denial{Engine: flow.EngineRelay, Reason: flow.ReasonPolicyError, Detail: "no decision"}
 		}
@@ -105,6 +109,25 @@ func (c *conn) decide(target flow.Target) (*flow.Decision, *flow.Denial) {
 		}
 	}
 	return nil, &flow.Denial{Engine: flow.EngineRelay, Reason: flow.ReasonPolicyError, Detail: "the policy does not come to rest"}
+}
+
+// awaitFiles waits until what the program and its ancestors are made of is known.
+// The time is the relay's, and ends with it.
+func (c *conn) awaitFiles() {
+	ctx, cancel := context.WithTimeout(c.relay.alive, c.relay.cfg.FileTimeout)
+	defer cancel()
+	c.know(c.relay.cfg.Identities.Await(ctx, c.identity))
+}
+
+// know makes an identity the connection's. The user stays the one who connected,
+// who need not be that of the exec.
+func (c *conn) know(id *flow.Identity) {
+	c.mu.Lock()
+	c.identity = id
+	c.mu.Unlock()
+	uid := c.record.UID
+	c.record.SetIdentity(id)
+	c.record.UID = uid
 }
 
 // refusedBy returns the denial that a decision is, or nil. Requests that must be
@@ -123,12 +146,12 @@ func refusedBy(d *flow.Decision) *flow.Denial {
 // longer covers the address that was dialled. It runs beside the handler.
 func (c *conn) redecide() bool {
 	c.mu.Lock()
-	undecided, target, over := c.decision == nil, c.target, c.ended != nil
+	undecided, target, over, id := c.decision == nil, c.target, c.ended != nil, c.identity
 	c.mu.Unlock()
 	if undecided || over {
 		return false // nothing decided yet, or nothing left to end
 	}
-	now := c.relay.cfg.Decider.Decide(c.identity, target)
+	now := c.relay.cfg.Decider.Decide(c.relay.cfg.Identities.Renew(id), target)
 	if now == nil {
 		now = &flow.Decision{Engine: flow.EngineRelay, Reason: flow.ReasonPolicyError}
 	}

@@ -1,0 +1,106 @@
+package identity
+
+import (
+	"context"
+	"crypto/sha256"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"runtime"
+
+	lru "github.com/hashicorp/golang-lru/v2"
+
+	"github.com/ringfence/ringfence/internal/flow"
+)
+
+const (
+	// maxHashes bounds the files of all sandboxes whose hash is remembered.
+	maxHashes = 65536
+	// maxFileSize bounds the files that are read, in bytes. A sparse file is as large
+	// as its maker says.
+	maxFileSize = 1 << 30
+	// chunk is how much is read before the end of the context is looked at.
+	chunk = 1 << 20
+)
+
+// Files gives access to the files of one sandbox.
+type Files interface {
+	// Open opens a regular file below the sandbox's root for reading. It does not
+	// wait for what a special file would have it wait for.
+	Open(path string) (*os.File, error)
+	// Identify returns which file it is, in the words of exec records.
+	Identify(*os.File) (flow.FileID, error)
+}
+
+// Why a file has no hash.
+var (
+	errOtherFile = errors.New("another file is there now")
+	errTooLarge  = errors.New("too large to be read")
+)
+
+// Hashes knows the SHA-256 of files, by what the kernel says which file it is, and
+// so for all sandboxes. It is safe for concurrent use.
+type Hashes struct {
+	known *lru.Cache[flow.FileID, string]
+	// busy has a place for each file that may be read at once.
+	busy chan struct{}
+}
+
+// NewHashes returns an empty store.
+func NewHashes() (*Hashes, error) {
+	known, err := lru.New[flow.FileID, string](maxHashes)
+	if err != nil {
+		return nil, fmt.Errorf("make hash table: %w", err)
+	}
+	return &Hashes{known: known, busy: make(chan struct{}, max(2, runtime.GOMAXPROCS(0)/2))}, nil
+}
+
+// of returns the hash of a file; "" where it is not known.
+func (h *Hashes) of(file flow.FileID) string {
+	sum, _ := h.known.Get(file)
+	return sum
+}
+
+// read reads an image's file and remembers its hash. The kernel says before and
+// after that it is the file that ran, with the same size and time of change.
+func (h *Hashes) read(ctx context.Context, files Files, image flow.Image) error {
+	select {
+	case h.busy <- struct{}{}:
+		defer func() { <-h.busy }()
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+	if image.File.Size > maxFileSize {
+		return fmt.Errorf("hash %q: %w", image.Path, errTooLarge)
+	}
+	file, err := files.Open(image.Path)
+	if err != nil {
+		return fmt.Errorf("hash %q: %w", image.Path, err)
+	}
+	defer file.Close()
+	isImage := func() error {
+		if id, err := files.Identify(file); err != nil || id != image.File {
+			return fmt.Errorf("hash %q: %w", image.Path, errors.Join(errOtherFile, err))
+		}
+		return nil
+	}
+	if err := isImage(); err != nil {
+		return err
+	}
+	sum := sha256.New()
+	for ctx.Err() == nil {
+		switch n, err := io.CopyN(sum, file, chunk); {
+		case errors.Is(err, io.EOF):
+			if err := isImage(); err != nil {
+				return err
+			}
+			h.known.Add(image.File, hex.EncodeToString(sum.Sum(nil)))
+			return nil
+		case err != nil:
+			return fmt.Errorf("hash %q after %d bytes: %w", image.Path, n, err)
+		}
+	}
+	return ctx.Err()
+}

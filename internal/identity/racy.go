@@ -1,0 +1,28 @@
+package identity
+
+import (
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/ringfence/ringfence/internal/flow"
+)
+
+// clockTick is longer than any kernel waits before the time of a change moves on
+// (10 ms where HZ is 100).
+const clockTick = 25 * time.Millisecond
+
+// racy reports whether an image started so soon after the last change of its file
+// that another one may have followed, after the start, under the same time. Then no
+// hash is that of the image. (git knows the same of its index.)
+func racy(image flow.Image) bool {
+	var real, boot unix.Timespec
+	if unix.ClockGettime(unix.CLOCK_REALTIME, &real) != nil || unix.ClockGettime(unix.CLOCK_BOOTTIME, &boot) != nil {
+		return true
+	}
+	started := real.Nano() - (boot.Nano() - int64(image.Exec.Time))
+	changed := image.File.CtimeSec*int64(time.Second) + int64(image.File.CtimeNsec)
+	// A file of the future is no race: its clock is another's.
+	since := time.Duration(started - changed)
+	return since < clockTick && since > -clockTick
+}
