@@ -60,6 +60,8 @@ ruling := answer("deny", "inspection_unavailable", granted) if {
 	number := min(mismatched)
 } else := answer("deny", "hash_unavailable", number) if {
 	number := min(unhashed)
+} else := answer("deny", "hash_changed", number) if {
+	number := min(superseded)
 } else := answer("deny", "tainted", number) if {
 	number := min(called)
 } else := answer("deny", "wrong_binary", number) if {
@@ -180,15 +182,34 @@ fits contains [key, g, i] if {
 	some [key, g, i, taints] in calls
 	group := index.programs[key][g]
 	tolerates(group, taints)
-	tolerates(group, images[i].taints)
-	tolerates(group, input.exec.taints)
+	tolerates(group, taints_of(group, images[i]))
+	tolerates(group, taints_of(group, input.exec))
 }
 
 tolerates(group, taints) if {
 	taints == []
 } else if {
-	every taint in taints { group.taints[taint] }
+	every taint in taints { tolerated(group, taint) }
 }
+
+tolerated(group, taint) if {
+	group.taints[taint]
+} else if {
+	noted[taint]
+}
+
+# These are told, and keep nothing from matching: in a sandbox the one has no
+# effect, and the other an interpreter does as well when it is given a file.
+noted := {"setuid", "script"}
+
+# A changed file that has the hash that is asked for is the one that is meant.
+taints_of(group, image) := image.taints if {
+	image.taints == []
+} else := unchanged(image.taints) if {
+	group.sha256 == image.sha256
+} else := image.taints
+
+unchanged(taints) := [taint | some taint in taints; taint != "changed"]
 
 granting contains number if {
 	some [key, g, i] in fits
@@ -215,6 +236,18 @@ unhashed contains number if {
 	some [key, g, i] in fits
 	index.programs[key][g].sha256
 	not images[i].sha256
+	some number in named
+	index.endpoints[number].key == key
+}
+
+# Nothing is against it but that another file was first used under its path.
+superseded contains number if {
+	some [key, g, i, taints] in calls
+	group := index.programs[key][g]
+	tolerates(group, taints)
+	tolerates(group, unchanged(images[i].taints))
+	tolerates(group, unchanged(input.exec.taints))
+	not fits[[key, g, i]]
 	some number in named
 	index.endpoints[number].key == key
 }

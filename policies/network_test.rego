@@ -140,6 +140,24 @@ test_hash if {
 	outcome(clean("/usr/bin/pinned"), github) == ["deny", "hash_unavailable", "code"]
 }
 
+test_noted_taints_keep_nothing_from_matching if {
+	outcome(object.union(clean("/usr/bin/git"), {"taints": ["setuid", "script"]}), github) == ["allow", "allowed", "code"]
+	outcome(object.union(clean("/usr/bin/git"), {"taints": ["script", "preload"]}), github) == ["deny", "tainted", "code"]
+}
+
+test_changed_file_is_denied if {
+	outcome(object.union(clean("/usr/bin/git"), {"taints": ["changed"]}), github) == ["deny", "hash_changed", "code"]
+	outcome(object.union(clean("/usr/bin/git"), {"taints": ["memfd", "changed"]}), github) == ["deny", "tainted", "code"]
+	of_ancestor := {"ancestors": [{"path": "/usr/bin/git", "taints": ["changed"]}]}
+	outcome(object.union(clean("/bin/sh"), of_ancestor), github) == ["deny", "hash_changed", "code"]
+}
+
+test_changed_file_with_the_hash_is_the_one_that_is_meant if {
+	changed := object.union(clean("/usr/bin/pinned"), {"taints": ["changed"]})
+	outcome(object.union(changed, {"sha256": "abcd"}), github) == ["allow", "allowed", "code"]
+	outcome(object.union(changed, {"sha256": "ef01"}), github) == ["deny", "hash_changed", "code"]
+}
+
 # Modules of the operator's.
 
 test_custom_denial if {

@@ -4,8 +4,10 @@ import (
 	"context"
 	"errors"
 	"os"
+	"strings"
 
 	"github.com/ringfence/ringfence/internal/agent"
+	"github.com/ringfence/ringfence/internal/flow"
 	"github.com/ringfence/ringfence/internal/launch"
 	"github.com/ringfence/ringfence/internal/sandbox"
 	"github.com/ringfence/ringfence/internal/tty"
@@ -24,6 +26,7 @@ func (r *run) command(ctx context.Context, sb *agent.Sandbox, user launch.User) 
 	if err != nil {
 		return 0, err
 	}
+	r.tellPreload(environ)
 	process, err := sb.Exec(ctx, launch.Command{
 		Argv: r.argvOr(user), Env: environ, Dir: r.settings.workdir,
 		UID: user.UID, GID: user.GID, Groups: user.Groups,
@@ -38,6 +41,14 @@ func (r *run) command(ctx context.Context, sb *agent.Sandbox, user launch.User) 
 		defer process.Terminal.Close()
 	}
 	return r.attend(ctx, sb, process, streams)
+}
+
+// tellPreload says that the environment taints every program that gets it.
+func (r *run) tellPreload(environ []string) {
+	if set := flow.PreloadIn(environ); set != 0 {
+		r.log.Warn("programs with these variables in their environment match no policy, unless a binary has allow_taints: [preload]; unset them, or allow that",
+			"variables", strings.Join(set.Names(), ", "))
+	}
 }
 
 // attend copies the terminal, if there is one, until the command ends.

@@ -160,6 +160,9 @@ type record struct {
 	DurationMS float64   `json:"duration_ms"`
 	ExecID     string    `json:"exec_id"`
 	Taints     []string  `json:"taints"`
+	SHA256     string    `json:"sha256"`
+	Preload    []string  `json:"preload"`
+	Script     string    `json:"script"`
 	Count      int       `json:"count"`
 }
 

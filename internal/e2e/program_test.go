@@ -51,7 +51,7 @@ func TestPrograms(t *testing.T) {
 		{"copy", other + args, deny, other, nil, nil},
 		{"hardlink", "./hardlink" + args, deny, filepath.Join(f.dir, "hardlink"), nil, nil},
 		{"argv0", "bash -c 'exec -a " + client + " " + other + args + "'", deny, other, nil, nil},
-		{"loader", loader + " " + client + args, deny, loader, nil, nil},
+		{"loader", loader + " " + client + args, deny, loader, nil, []string{"loader"}},
 		{"memfd", python + " " + unnamed + " memfd " + client + args, deny, "", nil, []string{"memfd"}},
 		{"deleted", "cp " + client + " " + writable + " && " + python + " " + unnamed + " deleted " + writable + args, "tainted", "", nil, []string{"deleted"}},
 	}

@@ -59,7 +59,7 @@ func TestRecordOfEachConnection(t *testing.T) {
 		want[i].Binary, want[i].UID = curl, 54321
 		want[i].Ancestors, want[i].Taints = shell, []string{}
 	}
-	loose := cmpopts.IgnoreFields(record{}, "Time", "PID", "Sent", "Received", "DurationMS", "ExecID", "Hint", "Detail", "Address")
+	loose := cmpopts.IgnoreFields(record{}, "Time", "PID", "Sent", "Received", "DurationMS", "ExecID", "Hint", "Detail", "Address", "SHA256")
 	if diff := cmp.Diff(want, got.records, loose); diff != "" {
 		t.Fatalf("records (-want +got):\n%s", diff)
 	}

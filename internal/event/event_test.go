@@ -123,7 +123,7 @@ func TestFields(t *testing.T) {
 		}
 	}
 	want = append(want, "duration_ms")
-	line, err := AppendJSON(nil, &flow.Record{Detail: "d", Hint: "h", Count: 1})
+	line, err := AppendJSON(nil, &flow.Record{Detail: "d", Hint: "h", Count: 1, SHA256: "ab", Preload: []string{"LD_PRELOAD"}, Script: "./x"})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -182,7 +182,7 @@ func TestSummary(t *testing.T) {
 		t.Errorf("empty summary: %q, %v", b.String(), err)
 	}
 	allow := &flow.Record{Verdict: flow.Allow, Reason: flow.ReasonAllowed, Binary: "/usr/bin/curl", Host: "example.com", Port: 443}
-	deny := &flow.Record{Reason: flow.ReasonNoEndpoint, Binary: "/bin/\x1b[31msh", Host: "2001:db8::1", Port: 80, Hint: "add\nit"}
+	deny := &flow.Record{Reason: flow.ReasonNoEndpoint, Binary: "/bin/\x1b[31msh", Host: "2001:db8::1", Port: 80, Hint: "add\nit", Ancestors: []string{"/bin/a\nb", "/bin/init"}}
 	kernel := &flow.Record{Reason: flow.ReasonUDP, Count: 40}
 	Tee{&s, &s}.Emit(allow)
 	loaded := &flow.Record{Verdict: flow.Allow, Mode: flow.ModePolicy, Reason: flow.ReasonPolicyLoaded}
@@ -197,6 +197,7 @@ func TestSummary(t *testing.T) {
 deny        40  -                -                 udp
 deny         1  -                -                 policy_refused
 deny         1  /bin/\x1b[31msh  [2001:db8::1]:80  no_endpoint
+  started by: /bin/init > /bin/a\nb
   hint: add�it
 allow        3  /usr/bin/curl    example.com:443   allowed
 `

@@ -26,12 +26,13 @@ func AppendJSON(dst []byte, r *flow.Record) ([]byte, error) {
 	l.Time = r.Time.UTC().Round(time.Microsecond)
 	for _, s := range []*string{
 		&l.Sandbox, (*string)(&l.Engine), &l.Policy, (*string)(&l.Reason), &l.Detail, &l.Hint,
-		&l.Binary, &l.Host, &l.Address, &l.ExecID,
+		&l.Binary, &l.Host, &l.Address, &l.ExecID, &l.SHA256, &l.Script,
 	} {
 		*s = Escape(*s)
 	}
 	l.Ancestors = escapeAll(r.Ancestors)
 	l.Taints = escapeAll(r.Taints)
+	l.Preload = escapeAll(r.Preload)
 	text, err := json.Marshal(&l)
 	if err != nil {
 		return dst, fmt.Errorf("encode record: %w", err)

@@ -39,8 +39,9 @@ type groupKey struct {
 
 type group struct {
 	groupKey
-	count uint64
-	hint  string // the first one given
+	count     uint64
+	hint      string // the first one given
+	startedBy string // what started the first, the first one first
 }
 
 // Emit counts the record. A policy that was loaded is no connection.
@@ -62,6 +63,9 @@ func (s *Summary) Emit(r *flow.Record) {
 			s.groups = make(map[groupKey]*group)
 		}
 		g = &group{groupKey: key}
+		if !r.Verdict.Passes() {
+			g.startedBy = chain(r.Ancestors)
+		}
 		s.groups[key] = g
 	}
 	g.count += count
@@ -70,8 +74,8 @@ func (s *Summary) Emit(r *flow.Record) {
 	}
 }
 
-// Render writes the table: denials first, the most frequent on top, with a hint
-// below where there is one. Nothing is written when nothing was counted.
+// Render writes the table: denials first, the most frequent on top. Below a denial
+// stand what started its program, the first one first, and a hint. Nothing is written when nothing was counted.
 func (s *Summary) Render(out io.Writer) error {
 	groups, overflow := s.snapshot()
 	if len(groups) == 0 {
@@ -90,8 +94,8 @@ func (s *Summary) Render(out io.Writer) error {
 	var b strings.Builder
 	for i, row := range rows {
 		fmt.Fprintf(&b, "%-*s  %*s  %-*s  %-*s  %s\n", width[0], row[0], width[1], row[1], width[2], row[2], width[3], row[3], row[4])
-		if i > 0 && groups[i-1].hint != "" {
-			fmt.Fprintf(&b, "  hint: %s\n", prose(groups[i-1].hint))
+		if i > 0 {
+			groups[i-1].explain(&b)
 		}
 	}
 	if overflow > 0 {
@@ -139,6 +143,25 @@ func (g *group) row() [columns]string {
 	return [columns]string{
 		g.verdict.String(), strconv.FormatUint(g.count, 10), cell(g.binary), cell(g.target()), Quote(string(g.reason)),
 	}
+}
+
+// explain writes the lines below a group's row.
+func (g *group) explain(b *strings.Builder) {
+	if g.startedBy != "" {
+		fmt.Fprintf(b, "  started by: %s\n", g.startedBy)
+	}
+	if g.hint != "" {
+		fmt.Fprintf(b, "  hint: %s\n", prose(g.hint))
+	}
+}
+
+// chain shows ancestors, which come nearest first, from the first one on.
+func chain(ancestors []string) string {
+	var cells []string
+	for _, path := range slices.Backward(ancestors) {
+		cells = append(cells, cell(path))
+	}
+	return strings.Join(cells, " > ")
 }
 
 func (g *group) target() string {

@@ -49,7 +49,6 @@ func (d *Digest) read(r *reader, n *yaml.Node, field string) {
 		return
 	}
 	*d = Digest(text)
-	r.warn(n, field, "programs are not hashed by this version: this one never matches")
 }
 
 // TaintName is a taint that a binary may put up with.
@@ -64,6 +63,8 @@ func (t *TaintName) read(r *reader, n *yaml.Node, field string) {
 	switch {
 	case !known:
 		r.fail(n, field, "%q is no taint; there are %s%s", text, strings.Join(liftable(), ", "), meant(text, liftable()))
+	case flow.NotedTaints.Has(taint):
+		r.fail(n, field, "%s keeps no program from matching; remove it", text)
 	case !taint.Liftable():
 		r.fail(n, field, "%s is never put up with: the program's path could be anybody's", text)
 	default:

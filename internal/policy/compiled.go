@@ -25,6 +25,7 @@ type compiled struct {
 	decision rego.PreparedEvalQuery // of connections
 	request  rego.PreparedEvalQuery
 	declared rego.PreparedEvalQuery
+	named    namedPrograms
 	regexes  cache.InterQueryValueCache // every expression of the policy, compiled at first use
 	// patience returns the end of an evaluation's time, and what lets go of it.
 	patience func() (topdown.Cancel, func() bool)
@@ -42,7 +43,11 @@ func newCompiled(ctx context.Context, p *Policy) (*compiled, error) {
 	}
 	x := newIndex(p)
 	store := inmem.NewFromObjectWithOpts(x.data(), inmem.OptReturnASTValuesOnRead(true))
-	c := &compiled{policy: p, patience: untilTimeout}
+	named, err := newNamedPrograms(p)
+	if err != nil {
+		return nil, fmt.Errorf("compile paths of programs: %w", err)
+	}
+	c := &compiled{policy: p, patience: untilTimeout, named: named}
 	for query, prepared := range map[string]*rego.PreparedEvalQuery{
 		"data.ringfence.network.decision": &c.decision,
 		"data.ringfence.request.decision": &c.request,

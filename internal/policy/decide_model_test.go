@@ -126,7 +126,7 @@ func prefix(text string) netip.Prefix {
 
 // nearness lists the reasons from what is wanted to the farthest miss.
 var nearness = []flow.Reason{
-	flow.ReasonAllowed, flow.ReasonHashMismatch, flow.ReasonHashUnavailable, flow.ReasonTaintedBinary,
+	flow.ReasonAllowed, flow.ReasonHashMismatch, flow.ReasonHashUnavailable, flow.ReasonHashChanged, flow.ReasonTaintedBinary,
 	flow.ReasonWrongBinary, flow.ReasonPortRefused, flow.ReasonWrongPort, flow.ReasonNoEndpoint,
 }
 
@@ -160,8 +160,10 @@ func (f *modelFile) program(b modelBinary, id *flow.Identity) flow.Reason {
 		switch {
 		case !named:
 			continue
-		case !lifted || !b.liftsAll(image.Taints) || !b.liftsAll(id.Taints):
+		case !lifted || !b.liftsAll(b.apart(image)|flow.TaintChanged, "changed") || !b.liftsAll(b.apart(id.Image)|flow.TaintChanged, "changed"):
 			nearest = nearer(nearest, flow.ReasonTaintedBinary)
+		case !b.liftsAll(b.apart(image)) || !b.liftsAll(b.apart(id.Image)):
+			nearest = nearer(nearest, flow.ReasonHashChanged)
 		case b.SHA256 == "" || b.SHA256 == image.SHA256:
 			nearest = nearer(nearest, flow.ReasonAllowed)
 		case image.SHA256 == "":
@@ -188,9 +190,18 @@ func (f *modelFile) image(b modelBinary, image flow.Image) (named, lifted bool) 
 	return named, lifted
 }
 
-func (b modelBinary) liftsAll(taints flow.Taint) bool {
+// apart is what taints an image, which is not changed where it has the hash that
+// the binary asks for.
+func (b modelBinary) apart(image flow.Image) flow.Taint {
+	if b.SHA256 != "" && b.SHA256 == image.SHA256 {
+		return image.Taints &^ flow.TaintChanged
+	}
+	return image.Taints
+}
+
+func (b modelBinary) liftsAll(taints flow.Taint, too ...string) bool {
 	for _, name := range taints.Names() {
-		if !slices.Contains(b.Taints, name) {
+		if !slices.Contains(slices.Concat(b.Taints, too, []string{"setuid", "script"}), name) {
 			return false
 		}
 	}
@@ -288,7 +299,7 @@ func (d dice) policy(endpoint func() modelEndpoint) *modelFile {
 func (d dice) binary() modelBinary {
 	b := modelBinary{Path: one(d, "/bin/a", "/bin/a", "/bin/b", "/link", "/bin/*", "/opt/**", "/**/a", "/opt/*/a")}
 	if d.oneIn(3) {
-		b.Taints = some(d, 1, 3, "deleted", "memfd", "writable")
+		b.Taints = some(d, 1, 3, "deleted", "memfd", "writable", "changed")
 	}
 	if d.oneIn(3) {
 		b.SHA256 = hashA
@@ -313,7 +324,8 @@ func (d dice) endpoint() modelEndpoint {
 func (d dice) image() flow.Image {
 	image := flow.Image{Path: one(d, modelImages...), SHA256: one(d, "", hashA, hashB)}
 	if d.oneIn(5) {
-		image.Taints = one(d, flow.TaintDeleted, flow.TaintMemfd, flow.TaintWritable, flow.TaintDeleted|flow.TaintMemfd, flow.TaintForeignRoot, 1<<20)
+		image.Taints = one(d, flow.TaintDeleted, flow.TaintMemfd, flow.TaintWritable, flow.TaintDeleted|flow.TaintMemfd, flow.TaintForeignRoot,
+			flow.TaintChanged, flow.TaintChanged|flow.TaintScript, flow.TaintSetuid, flow.TaintPreload, 1<<20)
 	}
 	return image
 }
@@ -369,7 +381,7 @@ func TestDecideAgainstModel(t *testing.T) {
 			}
 		}
 	}
-	cameUp(t, reasons, 40, append(nearness, flow.ReasonInspectionUnavailable)...)
+	cameUp(t, reasons, 15, append(nearness, flow.ReasonInspectionUnavailable)...)
 	if refused > 1000 {
 		t.Errorf("the loader refuses %d policies: the test says little of the rest", refused)
 	}

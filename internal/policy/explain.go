@@ -79,7 +79,7 @@ func grade(r flow.Reason) int {
 	}
 	return slices.Index([]flow.Reason{
 		flow.ReasonAllowed, flow.ReasonHashMismatch, flow.ReasonHashUnavailable,
-		flow.ReasonTaintedBinary, flow.ReasonWrongBinary, flow.ReasonPortRefused, flow.ReasonWrongPort,
+		flow.ReasonHashChanged, flow.ReasonTaintedBinary, flow.ReasonWrongBinary, flow.ReasonPortRefused, flow.ReasonWrongPort,
 	}, r)
 }
 
@@ -196,7 +196,7 @@ func (w *walk) nearestBinary(binaries []Binary) *BinaryMatch {
 
 // matchBinary returns how a binary names an image; nil where it does not.
 func (w *walk) matchBinary(b *Binary, image flow.Image) *BinaryMatch {
-	m := &BinaryMatch{Written: b.Path, Image: image.Path, Taints: image.Taints | w.question.Identity.Taints}
+	m := &BinaryMatch{Written: b.Path, Image: image.Path, Taints: b.taintsOf(image) | b.taintsOf(w.question.Identity.Image)}
 	if !b.Path.matches(image.Path) {
 		link, ok := w.link(b.Path, image.Path)
 		if !ok {
@@ -207,8 +207,10 @@ func (w *walk) matchBinary(b *Binary, image flow.Image) *BinaryMatch {
 			m.Taints |= flow.TaintWritable
 		}
 	}
-	m.Taints &^= b.allowed()
+	m.Taints &^= b.allowed() | flow.NotedTaints
 	switch {
+	case m.Taints == flow.TaintChanged:
+		m.Outcome = flow.ReasonHashChanged
 	case m.Taints != 0:
 		m.Outcome = flow.ReasonTaintedBinary
 	case b.SHA256 == "" || string(b.SHA256) == image.SHA256:
@@ -246,6 +248,15 @@ func (b *Binary) allowed() flow.Taint {
 		all |= taint
 	}
 	return all
+}
+
+// taintsOf returns an image's taints. A changed file that has the hash that is
+// asked for is the one that is meant.
+func (b *Binary) taintsOf(image flow.Image) flow.Taint {
+	if b.SHA256 != "" && string(b.SHA256) == image.SHA256 {
+		return image.Taints &^ flow.TaintChanged
+	}
+	return image.Taints
 }
 
 // programs returns the policies that are for the program, less those that match.

@@ -63,7 +63,7 @@ func (a asker) image() flow.Image {
 	image := flow.Image{Path: a.pick("/usr/bin/git", "/usr/bin/git", "/usr/bin/gh", "/usr/bin/gh", "/opt/x/y", "/usr/bin/python3.11", "/usr/bin/python3.12", "/usr/bin/python3",
 		"/venv/bin/python", "/tmp/tool", "/bin/sh", "/usr/bin/curl")}
 	if a.IntN(4) == 0 {
-		image.Taints = 1 << a.IntN(6)
+		image.Taints = 1 << a.IntN(len(flow.TaintNames()))
 	}
 	if a.IntN(2) == 0 {
 		image.SHA256 = strings.Repeat(a.pick("a", "b"), 64)

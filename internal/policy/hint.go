@@ -37,7 +37,10 @@ func hint(d *flow.Decision, id *flow.Identity, target flow.Target) string {
 	case flow.ReasonHashMismatch:
 		return fmt.Sprintf("policy %s would match, but the file is another than its sha256 says; if it was updated, write the new one", d.Policy)
 	case flow.ReasonHashUnavailable:
-		return fmt.Sprintf("policy %s would match, but for the sha256 it asks for: programs are not hashed by this version; remove it", d.Policy)
+		return fmt.Sprintf("policy %s would match, but for the sha256 it asks for: the file that runs could not be read (it was replaced or changed as it started, or is over 1 GiB); start the program again", d.Policy)
+	case flow.ReasonHashChanged:
+		return fmt.Sprintf("policy %s would match, but %s is another file than the one that was first used under that path; "+
+			"if it was updated, write its sha256, or allow_taints: [changed] where it may change", d.Policy, quotePath(changedPath(id)))
 	case flow.ReasonPortRefused:
 		return fmt.Sprintf("port %d governs a cluster and is never opened by addresses alone; add an endpoint with host %q",
 			target.Port, target.Host)
@@ -52,17 +55,32 @@ func hint(d *flow.Decision, id *flow.Identity, target flow.Target) string {
 func taintedImage(id *flow.Identity) string {
 	images := append([]flow.Image{id.Image}, id.Ancestors...)
 	for i, image := range images {
-		if image.Taints == 0 {
+		taints := image.Taints &^ flow.NotedTaints
+		if taints == 0 {
 			continue
 		}
 		who := "the program"
 		if i > 0 {
 			who = "its ancestor"
 		}
-		return fmt.Sprintf("%s %s is tainted (%s)", who, quotePath(image.Path), strings.Join(image.Taints.Names(), ", "))
+		text := fmt.Sprintf("%s %s is tainted (%s)", who, quotePath(image.Path), strings.Join(taints.Names(), ", "))
+		if taints.Has(flow.TaintPreload) {
+			text += "; its environment sets " + strings.Join(image.Preload.Names(), ", ")
+		}
+		return text
 	}
 	return "the policy names the program by a symbolic link that the sandbox can change; " +
 		"add allow_taints: [writable] to the binary if it may, or name the file it leads to"
+}
+
+// changedPath returns the path under which another file was used first.
+func changedPath(id *flow.Identity) string {
+	for _, image := range append([]flow.Image{id.Image}, id.Ancestors...) {
+		if image.Taints.Has(flow.TaintChanged) {
+			return image.Path
+		}
+	}
+	return id.Path
 }
 
 // requestHint says what to do about a request that was not allowed.
