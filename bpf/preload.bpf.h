@@ -55,7 +55,9 @@ static long variable_step(__u32 index, void *data)
 	if (env->at >= env->end)
 		return 1;
 	len = bpf_probe_read_user_str(buffer->bytes, PATH_MAX_BYTES, (const void *)env->at);
-	if (len <= 0) {
+	if (!len)
+		len = 1; /* an empty string; older kernels do not count its end */
+	if (len < 0) {
 		env->found |= PRELOAD_UNREAD;
 		env->at = env->end;
 		return 1;

@@ -167,6 +167,7 @@ func TestPreload(t *testing.T) {
 		{"two", []string{"A=b", "NODE_OPTIONS=--require x", "C=d", "_JAVA_OPTIONS=-x"}, []string{"NODE_OPTIONS", "_JAVA_OPTIONS"}},
 		{"after a value of many pages", []string{"A=" + strings.Repeat("x", 100_000), "BASH_ENV=/tmp/x"}, []string{"BASH_ENV"}},
 		{"after a value of one buffer", []string{"A=" + strings.Repeat("x", 4093), "BASH_ENV=/tmp/x"}, []string{"BASH_ENV"}},
+		{"after an empty string", []string{"", "BASH_ENV=/tmp/x"}, []string{"BASH_ENV"}},
 		{"after many others", append(slices.Clone(many[:10_000]), "LD_AUDIT=x"), []string{"LD_AUDIT"}},
 		{"more than are looked at", many, flow.VariablesUnread.Names()},
 	}
