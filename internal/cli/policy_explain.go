@@ -73,7 +73,7 @@ func newPolicyExplain(env Env, status *int) *cobra.Command {
 	f.StringVar(&o.binary, "binary", "", "the program's `PATH` in the sandbox")
 	f.StringArrayVar(&o.ancestors, "ancestor", nil, "a program that started it, by `PATH`, the nearest first *")
 	f.StringArrayVar(&o.taints, "taint", nil, "suppose that the program has `TAINT` *")
-	f.StringVar(&o.sha256, "sha256", "", "suppose that the program's file has this `HASH`")
+	f.StringVar(&o.sha256, "sha256", "", "suppose that the program's file has this `HASH` (default: its own)")
 	f.StringVar(&o.host, "host", "", "the `HOST` it connects to: a name or an address")
 	f.StringVar(&o.port, "port", "443", "the `PORT` it connects to")
 	f.StringVar(&o.method, "method", "", "the request's `METHOD` (default: GET, where there is a path)")
@@ -126,8 +126,10 @@ func (o *explainOptions) question(v *view) (*policy.Question, []string, error) {
 	if err != nil {
 		return nil, nil, err
 	}
-	if image.SHA256, err = explainHash(o.sha256); err != nil {
+	if hash, err := explainHash(o.sha256); err != nil {
 		return nil, nil, err
+	} else if hash != "" {
+		image.SHA256 = hash
 	}
 	for _, name := range o.taints {
 		taint, known := flow.ParseTaint(name)

@@ -109,7 +109,7 @@ func programText(m *policy.Match) string {
 	} else {
 		text += " matches"
 	}
-	if bin.Outcome == flow.ReasonTaintedBinary {
+	if bin.Taints != 0 {
 		text += ", but for the taint " + strings.Join(bin.Taints.Names(), ", ")
 	} else if bin.Outcome != flow.ReasonAllowed {
 		text += ", but " + string(bin.Outcome)

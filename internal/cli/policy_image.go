@@ -2,6 +2,8 @@ package cli
 
 import (
 	"bufio"
+	"crypto/sha256"
+	"encoding/hex"
 	"errors"
 	"fmt"
 	"io"
@@ -42,7 +44,40 @@ func (v *view) image(flag, name string) (flow.Image, []string, error) {
 		notes = append(notes, fmt.Sprintf("%s is a script: the program is %s, and the script's path is not judged", quoteText(name), quoteText(interpreter)))
 		name = interpreter
 	}
-	return flow.Image{Path: name}, notes, nil
+	image, more := v.judge(name)
+	return image, append(notes, more...), nil
+}
+
+// judge says of a program's file what would be known of it when it starts.
+func (v *view) judge(name string) (flow.Image, []string) {
+	image := flow.Image{Path: name, SHA256: v.hash(name)}
+	var notes []string
+	if link, err := v.Follow(name, v.user, nil); err == nil && link.Writable {
+		image.Taints |= flow.TaintWritable
+		notes = append(notes, fmt.Sprintf("the user can change %s, or put another file there: it is tainted (writable)", quoteText(name)))
+	}
+	if flow.IsLoader(name) {
+		image.Taints |= flow.TaintLoader
+		notes = append(notes, quoteText(name)+" is a dynamic loader: it is tainted (loader)")
+	}
+	return image, notes
+}
+
+// maxHashed bounds what is read of a file, in bytes, as it is where it starts.
+const maxHashed = 1 << 30
+
+// hash returns the SHA-256 of a file; "" where it cannot be read.
+func (v *view) hash(name string) string {
+	file, err := os.Open(filepath.Join(v.dir.Name(), name))
+	if err != nil {
+		return ""
+	}
+	defer file.Close()
+	sum := sha256.New()
+	if n, err := io.Copy(sum, io.LimitReader(file, maxHashed+1)); err != nil || n > maxHashed {
+		return ""
+	}
+	return hex.EncodeToString(sum.Sum(nil))
 }
 
 // interpreter returns the program of a script; "" where the file is none, or may

@@ -4,6 +4,7 @@ import (
 	"crypto/sha256"
 	"encoding/hex"
 	"fmt"
+	"io"
 	"os"
 	"path/filepath"
 	"slices"
@@ -169,5 +170,38 @@ func TestTaintsAtExec(t *testing.T) {
 				}
 			}
 		})
+	}
+}
+
+// TestLargeProgram: a program whose hash is asked for waits until it was read; a
+// program beside it does not.
+func TestLargeProgram(t *testing.T) {
+	testenv.Require(t, "gcc")
+	f := newFixture(t)
+	small := f.tool(toolC)
+	large := f.copyOf(small, "large")
+	if err := os.Truncate(large, 900<<20); err != nil { // sparse: it only has to be read
+		t.Fatal(err)
+	}
+	sum := sha256.New()
+	file, err := os.Open(large)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer file.Close()
+	if _, err := io.Copy(sum, file); err != nil {
+		t.Fatal(err)
+	}
+	f.env.Zone("large.open.test", openAddrs...)
+	f.env.Zone("small.open.test", openAddrs...)
+	r := f.sh(f.policy(fmt.Sprintf(`  open:
+    endpoints: [{host: "*.open.test", port: 25}]
+    binaries: [{path: %q}, {path: %q, sha256: %x}]
+`, small, large, sum.Sum(nil))), large+" large.open.test 25 & "+small+" small.open.test 25; wait")
+	slow, fast := r.one(t, "large.open.test"), r.one(t, "small.open.test")
+	slow.check(t, record{Verdict: "allow", Reason: "allowed", SHA256: hex.EncodeToString(sum.Sum(nil))})
+	fast.check(t, record{Verdict: "allow", Reason: "allowed"})
+	if fast.DurationMS > slow.DurationMS/2 {
+		t.Errorf("the small one took %v ms, the large one %v ms", fast.DurationMS, slow.DurationMS)
 	}
 }
