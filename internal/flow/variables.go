@@ -18,17 +18,18 @@ const VariablesUnread Variables = 1 << 31
 var preloadVariables = []string{
 	// The dynamic loader and the C library, so almost every program.
 	"LD_PRELOAD", "LD_AUDIT", "LD_LIBRARY_PATH", "GCONV_PATH",
-	// What node and bun run before the program, and where they look for modules.
-	"NODE_OPTIONS", "NODE_PATH", "BUN_OPTIONS",
+	// What node and bun run before the program. Not NODE_PATH, which the scripts that
+	// pnpm installs set: it adds a place to look for modules that are found nowhere else.
+	"NODE_OPTIONS", "BUN_OPTIONS",
 	"PYTHONPATH", "PYTHONSTARTUP", "PYTHONHOME", "PYTHONUSERBASE",
 	"PERL5OPT", "PERL5LIB", "PERL5DB",
 	"RUBYOPT", "RUBYLIB",
 	"JAVA_TOOL_OPTIONS", "_JAVA_OPTIONS", "JDK_JAVA_OPTIONS",
 	"DOTNET_STARTUP_HOOKS", "LUA_INIT",
 	// What git runs in its own name. Not GIT_ASKPASS, which editors set in their
-	// terminals: like git's configuration it runs a program that git then is among the
-	// ancestors of, and is no more than that.
-	"GIT_SSH_COMMAND", "GIT_SSH", "GIT_EXEC_PATH", "GIT_PROXY_COMMAND",
+	// terminals, nor GIT_EXEC_PATH, which git sets for its own parts: like its
+	// configuration they choose a program that git then is an ancestor of, no more.
+	"GIT_SSH_COMMAND", "GIT_SSH", "GIT_PROXY_COMMAND",
 	"BASH_ENV",
 	// OpenSSL loads the engines and providers that its configuration names.
 	"OPENSSL_CONF",
