@@ -83,6 +83,22 @@ func (r *Root) Open(path string, user User) (*os.File, Link, error) {
 	return os.NewFile(uintptr(fd), path), w.link, nil
 }
 
+// Hold returns an O_PATH descriptor of what a path leads to, of whatever kind; the
+// caller closes it. planted says that a symbolic link that was followed was put
+// there by the user, or could have been. The path need not be clean.
+func (r *Root) Hold(path string, user User) (fd int, planted bool, err error) {
+	w := walk{user: user}
+	defer w.close()
+	if err := w.follow(r.dir, path); err != nil && !errors.Is(err, ErrNotFile) {
+		return -1, false, fmt.Errorf("hold %q: %w", path, err)
+	}
+	fd, err = unix.FcntlInt(uintptr(w.top().fd), unix.F_DUPFD_CLOEXEC, 0)
+	if err != nil {
+		return -1, false, fmt.Errorf("hold %q: %w", path, err)
+	}
+	return fd, w.planted, nil
+}
+
 // Visit calls visit with each directory that decides where an absolute path leads,
 // as Follow does, and with the directory that it leads to, if it is one. The path
 // need not be clean, nor lead anywhere: an error says that some of the directories

@@ -351,3 +351,49 @@ func TestNothingIsLeft(t *testing.T) {
 		}
 	}
 }
+
+// TestHold: whatever a path leads to is held, and a link is told that the user
+// could have put there; what the user may write counts only above a link.
+func TestHold(t *testing.T) {
+	tree := plant(t, "a/b/f", "usr/lib/", "lib -> usr/lib", "home/d/", "home/mine -> ../a", "to -> home/mine/b", "home/loop -> loop")
+	tree.own("home", int(nobody.UID), int(nobody.GID), 0o755)
+	tree.own("home/d", int(nobody.UID), int(nobody.GID), 0o755)
+	tree.must(os.Symlink("home", tree.path("house")))
+	tree.must(unix.Mkfifo(tree.path("pipe"), 0o666))
+	tree.must(os.Symlink("pipe", tree.path("tube")))
+	tests := []struct {
+		path, want string
+		planted    bool
+		err        string
+	}{
+		{"/a/b/f", "/a/b/f", false, ""},
+		{"/a//b/", "/a/b", false, ""},
+		{"/lib", "/usr/lib", false, ""},
+		{"/home/d", "/home/d", false, ""},
+		{"/house/d", "/home/d", false, ""},
+		{"/tube", "/pipe", false, ""},
+		{"/home/mine", "/a", true, ""},
+		{"/home/mine/b/f", "/a/b/f", true, ""},
+		{"/house/mine", "/a", true, ""},
+		{"/to", "/a/b", true, ""},
+		{"/tube/x", "", false, "no directory"},
+		{"/a/none", "", false, "missing"},
+		{"/home/loop", "", false, "loop"},
+	}
+	for _, tt := range tests {
+		t.Run(tt.path, func(t *testing.T) {
+			fd, planted, err := tree.root.Hold(tt.path, nobody)
+			if kind(err) != tt.err || planted != tt.planted {
+				t.Fatalf("planted %v, %v", planted, err)
+			}
+			if err != nil {
+				return
+			}
+			defer unix.Close(fd)
+			got, err := os.Readlink("/proc/self/fd/" + strconv.Itoa(fd))
+			if err != nil || got != tree.path(tt.want) {
+				t.Errorf("holds %s, %v", got, err)
+			}
+		})
+	}
+}

@@ -29,6 +29,7 @@ type walk struct {
 	nodes   []node // from the root to where the walk stands
 	lookups int
 	link    Link
+	planted bool // a link was followed that the user could have put there
 }
 
 // node is a file on the way, held by an O_PATH descriptor. All that is known of
@@ -81,6 +82,9 @@ func (w *walk) follow(root *os.File, path string) error {
 			w.end()
 			return nil
 		default:
+			if more {
+				return unix.ENOTDIR
+			}
 			return ErrNotFile
 		}
 	}
@@ -176,6 +180,8 @@ func (w *walk) jump() (string, error) {
 		return "", ErrLoop
 	}
 	w.link.Hops++
+	// Where the user could replace a directory above, or the link.
+	w.planted = w.planted || w.link.Writable
 	buf := make([]byte, maxTarget)
 	n, err := unix.Readlinkat(w.top().fd, "", buf)
 	if err != nil {
