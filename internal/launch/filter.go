@@ -1,6 +1,7 @@
 package launch
 
 import (
+	"errors"
 	"fmt"
 	"runtime"
 	"slices"
@@ -15,8 +16,9 @@ import (
 const archOffset = 4
 
 // filters assembles the deny-list for the architecture of this program: one
-// program for the calls that are refused always, and one for each call that is
-// refused by its arguments. The kernel runs all and takes the strictest answer.
+// program for the calls that are refused always, one for each call that is
+// refused by its arguments, and one for each allow-list of sockets. The kernel
+// runs all and takes the strictest answer.
 //
 // They are apart because the library's code for arguments leaves an argument
 // where the next row expects the call's number: nothing may follow it.
@@ -30,7 +32,13 @@ func filters() ([][]unix.SockFilter, error) {
 		}
 		programs = append(programs, program)
 	}
-	return programs, nil
+	native, err := arch.GetInfo("")
+	if err != nil {
+		return nil, fmt.Errorf("assemble socket filter: %w", err)
+	}
+	return append(programs,
+		socketFilter(uint32(native.ID), unix.SYS_SOCKET, socketKinds()),
+		socketFilter(uint32(native.ID), unix.SYS_SOCKETPAIR, socketPairKinds())), nil
 }
 
 func policies(rows []refusal) []seccomp.Policy {
@@ -112,6 +120,10 @@ func installFilters(flags uintptr) error {
 		if err := install(program, flags); err != nil {
 			return fmt.Errorf("install seccomp filter: %w", err)
 		}
+	}
+	mode, err := unix.PrctlRetInt(unix.PR_GET_SECCOMP, 0, 0, 0, 0)
+	if err != nil || mode != unix.SECCOMP_MODE_FILTER {
+		return fmt.Errorf("install seccomp filter: the mode is %d: %w", mode, errors.Join(errNotDropped, err))
 	}
 	return nil
 }

@@ -9,24 +9,21 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// verdict runs the programs as the kernel does: all of them, and the strictest
-// answer counts.
+// verdict is what the filters answer to one call.
 func verdict(t testing.TB, architecture, nr uint32, args ...uint64) uint32 {
 	t.Helper()
 	programs, err := filters()
 	if err != nil {
 		t.Fatal(err)
 	}
-	// The virtual machine reads big-endian words, seccomp native ones; the low half
-	// of an argument comes first.
-	data := make([]byte, 64)
-	binary.BigEndian.PutUint32(data, nr)
-	binary.BigEndian.PutUint32(data[4:], architecture)
-	for i, a := range args {
-		binary.BigEndian.PutUint32(data[16+8*i:], uint32(a))
-		binary.BigEndian.PutUint32(data[20+8*i:], uint32(a>>32))
-	}
-	strictest := uint32(unix.SECCOMP_RET_ALLOW)
+	return machine(t, programs)(architecture, nr, args...)
+}
+
+// machine runs the programs as the kernel does: all of them, and the strictest
+// answer counts.
+func machine(t testing.TB, programs [][]unix.SockFilter) func(architecture, nr uint32, args ...uint64) uint32 {
+	t.Helper()
+	var machines []*bpf.VM
 	for _, program := range programs {
 		var raw []bpf.RawInstruction
 		for _, i := range program {
@@ -40,6 +37,25 @@ func verdict(t testing.TB, architecture, nr uint32, args ...uint64) uint32 {
 		if err != nil {
 			t.Fatal(err)
 		}
+		machines = append(machines, vm)
+	}
+	return func(architecture, nr uint32, args ...uint64) uint32 {
+		return answer(t, machines, architecture, nr, args...)
+	}
+}
+
+func answer(t testing.TB, machines []*bpf.VM, architecture, nr uint32, args ...uint64) uint32 {
+	// The virtual machine reads big-endian words, seccomp native ones; the low half
+	// of an argument comes first.
+	data := make([]byte, 64)
+	binary.BigEndian.PutUint32(data, nr)
+	binary.BigEndian.PutUint32(data[4:], architecture)
+	for i, a := range args {
+		binary.BigEndian.PutUint32(data[16+8*i:], uint32(a))
+		binary.BigEndian.PutUint32(data[20+8*i:], uint32(a>>32))
+	}
+	strictest := uint32(unix.SECCOMP_RET_ALLOW)
+	for _, vm := range machines {
 		got, err := vm.Run(data)
 		if err != nil {
 			t.Fatal(err)
@@ -88,6 +104,9 @@ func TestFilterRefusesExactlyTheTable(t *testing.T) {
 		if !ok {
 			expected = unix.SECCOMP_RET_ALLOW
 		}
+		if name == "socket" || name == "socketpair" {
+			continue // they are judged by their arguments: TestFilterAllowsListedSockets
+		}
 		if got := verdict(t, uint32(info.ID), uint32(nr)); got != expected {
 			t.Errorf("%s: %#x, want %#x", name, got, expected)
 		}
@@ -112,6 +131,7 @@ func TestFilterLooksAtArguments(t *testing.T) {
 		{"TIOCLINUX", "ioctl", []uint64{0, tioclinux}, refused},
 		{"one bit more", "ioctl", []uint64{0, unix.TIOCSTI | 1}, allowed},
 		{"one bit less", "ioctl", []uint64{0, unix.TIOCSTI &^ 2}, allowed},
+		{"TIOCSETD", "ioctl", []uint64{0, unix.TIOCSETD}, refused},
 		{"in the high half only", "ioctl", []uint64{0, unix.TIOCSTI << 32}, allowed},
 		{"in another argument", "ioctl", []uint64{unix.TIOCSTI, unix.TCGETS, unix.TIOCSTI}, allowed},
 	}

@@ -30,8 +30,10 @@ const namespaceFlags = unix.CLONE_NEWNS | unix.CLONE_NEWCGROUP | unix.CLONE_NEWU
 // mbind, move_pages and set_mempolicy (Java and NUMA programs; on other processes
 // they need what ptrace needs), landlock (it only narrows), seccomp (programs fence
 // themselves with it; the exec hook taints what starts under a filter of theirs),
-// pidfd_open (a name, not a right), memfd_create (the exec hook taints it), and
-// the socket allow-list, which is a table of its own.
+// pidfd_open (a name, not a right), memfd_create (the exec hook taints it), statmount
+// and listmount (they tell of this mount namespace, as /proc/self/mountinfo does),
+// and what kernels have no more (create_module, sysfs, _sysctl …). Which sockets
+// there may be is an allow-list of its own, socketKinds.
 func refusals() []refusal {
 	return slices.Concat(namespaceRefusals(), mountRefusals(), processRefusals(), kernelRefusals(), machineRefusals())
 }
@@ -68,6 +70,7 @@ func mountRefusals() []refusal {
 		{call: "chroot", why: "changes the root: paths of program images would lie"},
 		{call: "open_by_handle_at", why: "opens files without a path, past every mask"},
 		{call: "name_to_handle_at", why: "makes the handles for it"},
+		{call: "fanotify_init", why: "watches whole file systems, the host's side of them too"},
 		{call: "quotactl", why: "the host's quotas"},
 		{call: "quotactl_fd", why: "quotactl, newer form"},
 	}
@@ -90,15 +93,15 @@ func processRefusals() []refusal {
 			call: "ioctl", why: "TIOCLINUX pastes into a console",
 			when: low32Is(1, tioclinux),
 		},
+		{
+			call: "ioctl", why: "TIOCSETD loads line disciplines (SLIP, GSM, HDLC); a history of kernel bugs, and a way to make an interface",
+			when: low32Is(1, unix.TIOCSETD),
+		},
 	}
 }
 
 func kernelRefusals() []refusal {
 	return []refusal{
-		{
-			call: "socket", why: "AF_VSOCK is in no network namespace: it leads to the host of a virtual machine",
-			when: low32Is(0, unix.AF_VSOCK),
-		},
 		{call: "bpf", why: "the fence is made of it"},
 		{call: "perf_event_open", why: "watches the kernel and others; a history of kernel bugs"},
 		{call: "io_uring_setup", why: "does system calls that no filter sees"},
