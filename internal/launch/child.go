@@ -30,26 +30,29 @@ type execProcess struct {
 	order   execOrder
 	mount   int    // the sandbox's mount namespace
 	streams [3]int // the command's descriptors 0 to 2
+	ruleset int    // of Landlock, where the order says so
 }
 
 // become does not return where it succeeds.
 func (e *execProcess) become() error {
 	err := run([]step{
 		{"arm parent death signal", dieWithAgent},
-		{"set not dumpable", func() error { return unix.Prctl(unix.PR_SET_DUMPABLE, 0, 0, 0, 0) }},
+		{"set not dumpable", setNotDumpable},
 		{"receive order", e.receive},
 		{"enter mount namespace", e.enterMounts},
 		{"open terminal", e.openTerminal},
 		{"set streams", e.setStreams},
-		{"limit core files", func() error { return unix.Setrlimit(unix.RLIMIT_CORE, &unix.Rlimit{}) }},
+		{"limit core files", limitCore},
 		{"empty capability sets", dropBounding},
 		{"become user", func() error { return becomeUser(e.order.UID, e.order.GID, e.order.Groups) }},
 		{"clear capabilities", func() error { return setCapabilities(0) }},
 		{"arm parent death signal", dieWithAgent},
+		{"set not dumpable", setNotDumpable}, // the new user made it what the machine's default is
 		{"set no_new_privs", setNoNewPrivs},
 		{"verify that privileges are gone", func() error { return verifyDropped(e.order.UID, e.order.GID, e.order.Groups) }},
 		{"enter working directory", e.enterDir},
 		{"close descriptors", closeAbove2},
+		{"fence files", e.fence},
 		{"install seccomp filter", func() error { return installFilters(0) }},
 	})
 	if err != nil {
@@ -63,14 +66,41 @@ func (e *execProcess) receive() error {
 	if err != nil {
 		return err
 	}
-	if len(fds) != 4 {
-		return fmt.Errorf("%d descriptors came instead of 4", len(fds))
+	want := 4
+	if e.order.Fenced {
+		want = 5
+	}
+	if len(fds) != want {
+		return fmt.Errorf("%d descriptors came instead of %d", len(fds), want)
 	}
 	// Once more where it counts: nothing that the agent says makes a root command.
 	if e.order.UID == 0 {
 		return ErrRoot
 	}
-	e.mount, e.streams = fds[0], [3]int(fds[1:])
+	e.mount, e.streams, e.ruleset = fds[0], [3]int(fds[1:]), fds[want-1]
+	return nil
+}
+
+// fence restricts this thread to the files that the policy names, and looks
+// whether one that it does not name is closed now: there is no way to ask.
+func (e *execProcess) fence() error {
+	if !e.order.Fenced {
+		return nil
+	}
+	if err := restrictThread(e.ruleset); err != nil {
+		return err
+	}
+	path := string(e.order.Refused)
+	if path == "" {
+		return nil
+	}
+	fd, err := unix.Open(path, unix.O_RDONLY|unix.O_CLOEXEC, 0)
+	if err == nil {
+		_ = unix.Close(fd)
+	}
+	if err != unix.EACCES {
+		return fmt.Errorf("open %s, which the policy does not name: %w", path, errors.Join(errNotDropped, err))
+	}
 	return nil
 }
 
@@ -168,14 +198,14 @@ func (e *execProcess) exec() error {
 		case errors.Is(err, unix.ENOENT), errors.Is(err, unix.ENOTDIR):
 		case errors.Is(err, unix.EACCES):
 			if !search || isFile(path) {
-				denied = pathError("exec", path, err)
+				denied = e.notAllowed(path, err)
 			}
 		default:
 			return notExecutable(pathError("exec", path, err))
 		}
 	}
 	if denied != nil {
-		return notExecutable(denied)
+		return denied
 	}
 	return notFound(argv[0])
 }
@@ -195,8 +225,18 @@ func notFound(name string) error {
 	return err
 }
 
-func notExecutable(err error) error {
+func notExecutable(err error) *StepError {
 	return &StepError{Step: "execute command", Err: err, Code: ExitNotExec}
+}
+
+// notAllowed is a file that may not be executed. Landlock does not change what
+// access(2) says, so where that says yes, it is the policy that refuses.
+func (e *execProcess) notAllowed(path string, err error) error {
+	refused := notExecutable(pathError("exec", path, err))
+	if e.order.Fenced && isFile(path) && unix.Access(path, unix.X_OK) == nil {
+		refused.Hint = "the policy's filesystem_policy does not let it be executed, or not the loader (or interpreter) that it needs: add their directories to read_only"
+	}
+	return refused
 }
 
 // candidates returns the paths that a command's name may stand for.

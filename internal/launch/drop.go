@@ -58,6 +58,22 @@ func setNoNewPrivs() error {
 	return nil
 }
 
+// limitCore lets nothing that ends leave its memory in a file.
+func limitCore() error {
+	if err := unix.Setrlimit(unix.RLIMIT_CORE, &unix.Rlimit{}); err != nil {
+		return fmt.Errorf("limit core files: %w", err)
+	}
+	return nil
+}
+
+// setNotDumpable keeps other processes of this user from looking into this one.
+func setNotDumpable() error {
+	if err := unix.Prctl(unix.PR_SET_DUMPABLE, 0, 0, 0, 0); err != nil {
+		return fmt.Errorf("set not dumpable: %w", err)
+	}
+	return nil
+}
+
 // becomeUser sets the groups, the group and the user of this thread.
 func becomeUser(uid, gid uint32, groups []uint32) error {
 	var first unsafe.Pointer
@@ -89,7 +105,7 @@ func verifyDropped(uid, gid uint32, groups []uint32) error {
 	if err := verifyGroups(groups); err != nil {
 		return err
 	}
-	if err := verifyCapabilities(); err != nil {
+	if err := errors.Join(verifyCapabilities(0), verifyBounding(), verifyClosed()); err != nil {
 		return err
 	}
 	if _, _, e := unix.RawSyscall(unix.SYS_SETRESUID, 0, 0, 0); e != unix.EPERM {
@@ -116,15 +132,35 @@ func verifyGroups(want []uint32) error {
 	return nil
 }
 
-func verifyCapabilities() error {
+// verifyInit reads back what init's thread is: its own user, with CAP_KILL alone.
+func verifyInit() error {
+	ruid, euid, suid := unix.Getresuid()
+	rgid, egid, sgid := unix.Getresgid()
+	for _, id := range []int{ruid, euid, suid, rgid, egid, sgid} {
+		if id != initUID {
+			return fmt.Errorf("user is %d/%d/%d, group %d/%d/%d: %w", ruid, euid, suid, rgid, egid, sgid, errNotDropped)
+		}
+	}
+	return errors.Join(verifyGroups(nil), verifyCapabilities(1<<unix.CAP_KILL), verifyBounding(), verifyClosed())
+}
+
+// verifyCapabilities reads back the permitted and effective sets, and that the
+// inheritable one is empty.
+func verifyCapabilities(want uint64) error {
 	header := unix.CapUserHeader{Version: unix.LINUX_CAPABILITY_VERSION_3}
 	var data [2]unix.CapUserData
 	if err := unix.Capget(&header, &data[0]); err != nil {
 		return fmt.Errorf("read capabilities: %w", err)
 	}
-	if data != [2]unix.CapUserData{} {
+	low, high := uint32(want), uint32(want>>32)
+	if data != [2]unix.CapUserData{{Effective: low, Permitted: low}, {Effective: high, Permitted: high}} {
 		return fmt.Errorf("capabilities are %x: %w", data, errNotDropped)
 	}
+	return nil
+}
+
+// verifyBounding reads back that the bounding and ambient sets are empty.
+func verifyBounding() error {
 	for c := range lastCapability + 1 {
 		set, err := unix.PrctlRetInt(unix.PR_CAPBSET_READ, uintptr(c), 0, 0, 0)
 		if err == unix.EINVAL {
@@ -133,10 +169,27 @@ func verifyCapabilities() error {
 		if err != nil || set != 0 {
 			return fmt.Errorf("bounding set has capability %d: %w", c, errors.Join(errNotDropped, err))
 		}
+		set, err = unix.PrctlRetInt(unix.PR_CAP_AMBIENT, unix.PR_CAP_AMBIENT_IS_SET, uintptr(c), 0, 0)
+		if err != nil || set != 0 {
+			return fmt.Errorf("ambient set has capability %d: %w", c, errors.Join(errNotDropped, err))
+		}
 	}
+	return nil
+}
+
+// verifyClosed reads back that nothing can be gained by execve, and nobody looks in.
+func verifyClosed() error {
 	nnp, err := unix.PrctlRetInt(unix.PR_GET_NO_NEW_PRIVS, 0, 0, 0, 0)
 	if err != nil || nnp != 1 {
 		return fmt.Errorf("no_new_privs is not set: %w", errors.Join(errNotDropped, err))
+	}
+	dumpable, err := unix.PrctlRetInt(unix.PR_GET_DUMPABLE, 0, 0, 0, 0)
+	if err != nil || dumpable != 0 {
+		return fmt.Errorf("dumpable is %d: %w", dumpable, errors.Join(errNotDropped, err))
+	}
+	var core unix.Rlimit
+	if err := unix.Getrlimit(unix.RLIMIT_CORE, &core); err != nil || core != (unix.Rlimit{}) {
+		return fmt.Errorf("core files may have %d bytes: %w", core.Max, errors.Join(errNotDropped, err))
 	}
 	return nil
 }

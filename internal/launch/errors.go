@@ -67,9 +67,9 @@ func faultOf(err error) *fault {
 		step = &StepError{Step: "start", Err: err, Code: ExitRingfence}
 	}
 	f := &fault{Step: step.Step, Text: step.Err.Error(), Hint: step.Hint, Code: step.Code}
-	const most = maxReply / 4 // JSON may need several bytes for one
-	if len(f.Text) > most/2 {
-		f.Text = f.Text[:most/2] + " …"
+	const most = 2 << 10 // JSON may need several bytes for one
+	if len(f.Text) > most {
+		f.Text = f.Text[:most] + " …"
 	}
 	_ = errors.As(step.Err, &f.Errno)
 	return f

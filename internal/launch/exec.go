@@ -53,6 +53,8 @@ type execOrder struct {
 	Groups   []uint32 `json:"groups"`
 	Terminal [3]bool  `json:"terminal"`
 	Size     tty.Size `json:"size"`
+	Fenced   bool     `json:"fenced"`  // a ruleset comes with the order
+	Refused  []byte   `json:"refused"` // what it must refuse
 }
 
 func (c *Command) order() (*execOrder, error) {
@@ -178,7 +180,12 @@ func (n *Namespaces) release(c *child) {
 
 func (n *Namespaces) startCommand(c *child, order *execOrder, streams [3]*os.File, terminal bool) (*Process, error) {
 	defer c.conn.Close()
-	err := sendOrder(c.conn, order, n.mount, streams[0], streams[1], streams[2])
+	files := []*os.File{n.mount, streams[0], streams[1], streams[2]}
+	if n.ruleset != nil {
+		files = append(files, n.ruleset)
+		order.Fenced, order.Refused = true, []byte(n.refused)
+	}
+	err := sendOrder(c.conn, order, files...)
 	if errors.Is(err, unix.EPIPE) {
 		return nil, ErrClosed // it waits for its order as long as the sandbox lives
 	}

@@ -8,6 +8,8 @@ import (
 	"syscall"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/ringfence/ringfence/internal/rootfs"
 )
 
 // initUID is init's own user: none of the sandbox's, so that a command can
@@ -20,8 +22,11 @@ const signalRoom = 64
 
 // initOrder is what the agent tells sandbox-init.
 type initOrder struct {
-	Name    string   `json:"name"`
-	Visible []string `json:"visible"`
+	Name     string      `json:"name"`
+	Visible  []string    `json:"visible"`
+	User     rootfs.User `json:"user"`
+	Files    *filesOrder `json:"files,omitempty"`
+	Required bool        `json:"required"` // Landlock is
 }
 
 // initMain is sandbox-init: PID 1 of a sandbox.
@@ -40,7 +45,9 @@ type initProcess struct {
 	order   initOrder
 	signals chan os.Signal
 	caught  chan struct{} // closed when signals are caught
-	fds     []int         // mount namespace, pid namespace, root: on their way to the agent
+	fds     []int         // mount namespace, pid namespace, root, perhaps the ruleset: on their way to the agent
+	fence   *fence
+	ready   reply
 }
 
 func (in *initProcess) setUp() error {
@@ -49,10 +56,12 @@ func (in *initProcess) setUp() error {
 		{"receive order", in.receive},
 		{"set host name", func() error { return unix.Sethostname([]byte(in.order.Name)) }},
 		{"build file system view", func() error { return buildView(in.order) }},
+		{"fence files", in.fenceFiles},
 		{"open namespaces", in.open},
 		{"catch signals", func() error { <-in.caught; return nil }},
 		{"drop privileges", in.drop},
-		{"report ready", func() error { return sendReply(reply{}, in.fds...) }},
+		{"verify that privileges are gone", verifyInit},
+		{"report ready", func() error { return sendReply(in.ready, in.fds...) }},
 		{"close descriptors", in.closeFDs},
 	})
 }
@@ -83,6 +92,17 @@ func (in *initProcess) open() error {
 		return pathError("open", "/", err)
 	}
 	in.fds = append(in.fds, root)
+	if in.fence.ruleset >= 0 {
+		in.fds = append(in.fds, in.fence.ruleset)
+	}
+	return nil
+}
+
+func (in *initProcess) fenceFiles() (err error) {
+	if in.fence, err = fenceFiles(&in.order); err != nil {
+		return err
+	}
+	in.ready = reply{Warnings: boundWarnings(in.fence.warnings), Refused: in.fence.refused()}
 	return nil
 }
 
@@ -93,6 +113,7 @@ func (in *initProcess) open() error {
 func (in *initProcess) drop() error {
 	return run([]step{
 		{"replace streams", replaceStreams},
+		{"limit core files", limitCore},
 		{"empty capability sets", dropBounding},
 		{"keep CAP_KILL", func() error { return unix.Prctl(unix.PR_SET_KEEPCAPS, 1, 0, 0, 0) }},
 		// The wrappers of syscall change every thread; these are for the whole process.
@@ -100,7 +121,7 @@ func (in *initProcess) drop() error {
 		{"set group", func() error { return syscall.Setresgid(initUID, initUID, initUID) }},
 		{"set user", func() error { return syscall.Setresuid(initUID, initUID, initUID) }},
 		{"set capabilities", func() error { return setCapabilities(1 << unix.CAP_KILL) }},
-		{"set not dumpable", func() error { return unix.Prctl(unix.PR_SET_DUMPABLE, 0, 0, 0, 0) }},
+		{"set not dumpable", setNotDumpable},
 		{"arm parent death signal", dieWithAgent},
 		{"set no_new_privs", setNoNewPrivs},
 		{"install seccomp filter", func() error { return installFilters(unix.SECCOMP_FILTER_FLAG_TSYNC) }},

@@ -60,6 +60,21 @@ func needRoot(t testing.TB) {
 // start starts namespaces that end with the test.
 func start(t testing.TB, change ...func(*Config)) *Namespaces {
 	t.Helper()
+	n, err := Start(t.Context(), newConfig(t, change...))
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		if err := n.Close(); err != nil {
+			t.Error(err)
+		}
+	})
+	return n
+}
+
+// newConfig returns a configuration whose namespace and cgroup end with the test.
+func newConfig(t testing.TB, change ...func(*Config)) Config {
+	t.Helper()
 	needRoot(t)
 	ns, err := netns.New()
 	if err != nil {
@@ -70,16 +85,7 @@ func start(t testing.TB, change ...func(*Config)) *Namespaces {
 	for _, c := range change {
 		c(&config)
 	}
-	n, err := Start(t.Context(), config)
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() {
-		if err := n.Close(); err != nil {
-			t.Error(err)
-		}
-	})
-	return n
+	return config
 }
 
 // probeDir holds a copy of the test program that every user may run, and is to be

@@ -16,7 +16,13 @@ func probes() map[string]func([]string) int {
 		"probe-exit":     func(a []string) int { n, _ := strconv.Atoi(a[0]); return n },
 		"probe-syscalls": probeSyscalls,
 		"probe-agent":    probeAgent,
-		"probe-etc":      probeEtc,
+		"probe-files":    probeFiles,
+		"probe-listen":   probeListen,
+		"probe-reach":    probeReach,
+		"probe-self":     probeSelf,
+
+		"probe-without-landlock": probeWithoutLandlock,
+		"probe-etc":              probeEtc,
 	}
 }
 

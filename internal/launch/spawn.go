@@ -16,7 +16,10 @@ import (
 //
 // That thread is in the sandbox's network namespace, and from its first child on,
 // which is init, in init's ipc, uts and (for what it forks) pid namespaces; so a
-// command's process starts inside, and need not enter. It must outlive every child: the kernel sends Pdeathsig when the parent
+// command's process starts inside, and need not enter. It is then in a domain of
+// Landlock too, so that all commands are in the same one (restrictScopes).
+//
+// It must outlive every child: the kernel sends Pdeathsig when the parent
 // *thread* ends. So it ends only in stop, after the children, or with the agent,
 // which is the one death that the signal is for. Nothing else runs on it, and it
 // is thrown away at its end, because it cannot go home.
@@ -98,10 +101,16 @@ func spawn(r spawnRequest) (*os.Process, error) {
 	defer unix.Close(pidfd)
 	// Not the mount namespace: what this thread starts sees the host's files until
 	// it enters by itself.
-	if err := unix.Setns(pidfd, initNamespaces&^unix.CLONE_NEWNS); err != nil {
+	err = unix.Setns(pidfd, initNamespaces&^unix.CLONE_NEWNS)
+	if err != nil {
+		err = fmt.Errorf("join namespaces (Linux 5.8 or newer): %w", err)
+	} else {
+		err = restrictScopes()
+	}
+	if err != nil {
 		_ = p.Kill()
 		_, _ = p.Wait()
-		return nil, fmt.Errorf("join namespaces (Linux 5.8 or newer): %w", err)
+		return nil, err
 	}
 	return p, nil
 }

@@ -11,6 +11,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/ringfence/ringfence/internal/netns"
+	"github.com/ringfence/ringfence/internal/rootfs"
 )
 
 // Config says what a sandbox's namespaces are made of.
@@ -26,6 +27,13 @@ type Config struct {
 	// below a directory that the sandbox gets its own of (/tmp, /run …), such as
 	// the working directory.
 	Visible []string
+	// User is who the commands run as: directories that are made are this user's,
+	// and symbolic links that it could have put somewhere are not trusted.
+	User rootfs.User
+	// Files restricts what the commands may use of the file system; nil does not.
+	Files *Files
+	// LandlockRequired refuses to start where Landlock cannot do all that Files says.
+	LandlockRequired bool
 }
 
 // Namespaces are the running namespaces of a sandbox. They end with Close, with
@@ -38,6 +46,9 @@ type Namespaces struct {
 	mount, pid, root *os.File
 	mountNS, pidNS   uint64
 	userNS           uint64
+	ruleset          *os.File // of Landlock; nil where files are not restricted
+	refused          string   // what it must refuse
+	warnings         []string
 
 	mu     sync.Mutex
 	closed bool
@@ -49,6 +60,9 @@ type Namespaces struct {
 // of the file system and has dropped its privileges. An error is a *StepError
 // where a step in the child failed; nothing is left then.
 func Start(ctx context.Context, config Config) (_ *Namespaces, err error) {
+	if config.Files != nil && config.User.UID == 0 {
+		return nil, ErrRoot
+	}
 	spawner, err := newSpawner(config.Netns)
 	if err != nil {
 		return nil, err
@@ -65,7 +79,10 @@ func Start(ctx context.Context, config Config) (_ *Namespaces, err error) {
 	if n.init, err = spawner.startInit(config.Cgroup); err != nil {
 		return nil, err
 	}
-	if err := sendOrder(n.init.conn, initOrder{Name: config.Name, Visible: config.Visible}); err != nil {
+	if err := sendOrder(n.init.conn, initOrder{
+		Name: config.Name, Visible: config.Visible,
+		User: config.User, Files: config.Files.order(), Required: config.LandlockRequired,
+	}); err != nil {
 		return nil, n.initFault(err)
 	}
 	// The first command's process loads while init works: both take most of their
@@ -80,11 +97,11 @@ func Start(ctx context.Context, config Config) (_ *Namespaces, err error) {
 }
 
 // ready takes what init sends when it is done: its mount namespace, its pid
-// namespace and its root directory.
+// namespace, its root directory, and the ruleset where it has made one.
 func (n *Namespaces) ready(ctx context.Context) error {
 	stop := context.AfterFunc(ctx, func() { _ = n.init.process.Kill() })
 	defer stop()
-	files, err := receiveReply(n.init.conn, 3)
+	r, files, err := receiveAny(n.init.conn)
 	if err != nil {
 		if ctx.Err() != nil {
 			return fmt.Errorf("start sandbox: %w", context.Cause(ctx))
@@ -94,7 +111,16 @@ func (n *Namespaces) ready(ctx context.Context) error {
 		}
 		return err
 	}
+	switch len(files) {
+	case 4:
+		n.ruleset = files[3]
+	case 3:
+	default:
+		closeAll(files)
+		return fmt.Errorf("receive reply: %d descriptors instead of 3 or 4", len(files))
+	}
 	n.mount, n.pid, n.root = files[0], files[1], files[2]
+	n.refused, n.warnings = r.Refused, r.Warnings
 	if n.mountNS, err = inodeOfFile(n.mount); err != nil {
 		return err
 	}
@@ -131,6 +157,9 @@ func (n *Namespaces) UserNS() uint64 { return n.userNS }
 // namespaces'.
 func (n *Namespaces) Root() *os.File { return n.root }
 
+// Warnings returns what could not be done of Config.Files, one sentence each.
+func (n *Namespaces) Warnings() []string { return n.warnings }
+
 // InitPID returns the process id of the sandbox's init, as the agent sees it.
 func (n *Namespaces) InitPID() int { return n.init.process.Pid }
 
@@ -158,7 +187,7 @@ func (n *Namespaces) Close() error {
 	}
 	n.execs.Wait()
 	n.spawner.stop()
-	closeAll([]*os.File{n.mount, n.pid, n.root})
+	closeAll([]*os.File{n.mount, n.pid, n.root, n.ruleset})
 	return nil
 }
 

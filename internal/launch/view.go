@@ -16,7 +16,7 @@ import (
 
 // buildView turns the copy of the host's mounts that init was started with into
 // the sandbox's view. It writes to file systems that it has mounted itself, and
-// to nothing else.
+// to nothing else; directories that the policy wants are made later (fence).
 func buildView(order initOrder) error {
 	v := &view{order: order}
 	// What the masks would hide is taken hold of before them.

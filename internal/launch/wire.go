@@ -7,6 +7,7 @@ import (
 	"io"
 	"net"
 	"os"
+	"slices"
 	"syscall"
 
 	"golang.org/x/sys/unix"
@@ -17,16 +18,35 @@ import (
 // bounded by memory that the agent pays, not by socket buffers. A reply is small
 // and inline. The end of the stream says that the child exec'd or died.
 const (
-	controlFD = 3       // the child's end
-	maxOrder  = 8 << 20 // arguments and environment; the kernel takes 6 MiB
-	maxReply  = 16 << 10
-	maxRights = 8 // descriptors of one message
+	controlFD = 3        // the child's end
+	maxOrder  = 8 << 20  // arguments and environment; the kernel takes 6 MiB
+	maxReply  = 96 << 10 // a socket takes 200 KiB
+	maxRights = 8        // descriptors of one message
 )
 
 // reply is what a child says: it is ready (with descriptors), or which step
 // failed.
 type reply struct {
 	Fault *fault `json:"fault,omitempty"`
+	// Warnings are what init could not do, and was not required to.
+	Warnings []string `json:"warnings,omitempty"`
+	// Refused is a path that every command must find closed; empty for none.
+	Refused string `json:"refused,omitempty"`
+}
+
+// maxWarnings bounds the text of a reply's warnings in bytes. JSON may need six
+// for one.
+const maxWarnings = maxReply / 8
+
+// boundWarnings leaves out what a reply has no room for, and says so.
+func boundWarnings(all []string) []string {
+	total := 0
+	for i, w := range all {
+		if total += len(w); total > maxWarnings {
+			return append(slices.Clip(all[:i]), fmt.Sprintf("there are %d more warnings", len(all)-i))
+		}
+	}
+	return all
 }
 
 // fault is a StepError on its way to the agent.
@@ -142,13 +162,23 @@ func sendReply(r reply, fds ...int) error {
 // must come with it unless it tells of a fault. io.EOF means that the child
 // closed its end.
 func receiveReply(conn *net.UnixConn, want int) ([]*os.File, error) {
+	_, files, err := receiveAny(conn)
+	if err == nil && len(files) != want {
+		closeAll(files)
+		return nil, fmt.Errorf("receive reply: %d descriptors instead of %d", len(files), want)
+	}
+	return files, err
+}
+
+// receiveAny is receiveReply for a reply whose descriptors the caller counts.
+func receiveAny(conn *net.UnixConn) (*reply, []*os.File, error) {
 	buf, room := make([]byte, maxReply), make([]byte, unix.CmsgSpace(4*maxRights))
 	n, oobn, _, _, err := conn.ReadMsgUnix(buf, room)
 	if err != nil {
-		return nil, fmt.Errorf("receive reply: %w", err)
+		return nil, nil, fmt.Errorf("receive reply: %w", err)
 	}
 	if n == 0 {
-		return nil, io.EOF
+		return nil, nil, io.EOF
 	}
 	var r reply
 	fds, rightsErr := rights(room[:oobn])
@@ -160,14 +190,11 @@ func receiveReply(conn *net.UnixConn, want int) ([]*os.File, error) {
 	if err == nil && r.Fault != nil {
 		err = r.Fault.stepError()
 	}
-	if err == nil && len(files) != want {
-		err = fmt.Errorf("receive reply: %d descriptors instead of %d", len(files), want)
-	}
 	if err != nil {
 		closeAll(files)
-		return nil, err
+		return nil, nil, err
 	}
-	return files, nil
+	return &r, files, nil
 }
 
 // rights returns the descriptors of a control message.
