@@ -87,6 +87,9 @@ func (sb *Sandbox) take(ctx context.Context, r source.Reading) {
 		if !sameUser(before, p) {
 			log.Warn("the policy names another user: what runs keeps its own")
 		}
+		if !p.SameFiles(before) {
+			log.Warn("the policy names other files (filesystem_policy, landlock): this sandbox keeps those that it was started with")
+		}
 		log.Info("the policy was read and is in force")
 	}
 	sb.agent.cfg.Sink.Emit(record)

@@ -12,6 +12,7 @@ import (
 	"github.com/ringfence/ringfence/internal/datapath"
 	"github.com/ringfence/ringfence/internal/flow"
 	"github.com/ringfence/ringfence/internal/identity"
+	"github.com/ringfence/ringfence/internal/launch"
 	"github.com/ringfence/ringfence/internal/names"
 	"github.com/ringfence/ringfence/internal/policy"
 	"github.com/ringfence/ringfence/internal/relay"
@@ -30,6 +31,8 @@ type SandboxConfig struct {
 	User rootfs.User
 	// Visible are host paths that stay visible under masked directories.
 	Visible []string
+	// Workdir is where the first command works: a policy may make it writable.
+	Workdir string
 }
 
 // Sandbox is a sandbox with its services: DNS, capture and the explicit proxy.
@@ -58,9 +61,16 @@ func (a *Agent) CreateSandbox(ctx context.Context, cfg SandboxConfig) (_ *Sandbo
 		Cgroup:   filepath.Join(a.parent.Path(), cfg.Name),
 		Datapath: a.datapath,
 		Visible:  cfg.Visible,
+		User:     cfg.User,
+		Files:    filesOf(cfg.Engine.Policy(), cfg.Workdir),
+
+		LandlockRequired: cfg.Engine.Policy().LandlockRequired(),
 	})
 	if err != nil {
 		return nil, err
+	}
+	for _, text := range sb.Warnings() {
+		a.cfg.Log.Warn(text, "sandbox", cfg.Name)
 	}
 	root := rootfs.New(sb.Root())
 	sb.identities, err = identity.NewTable(identity.Config{
@@ -79,6 +89,19 @@ func (a *Agent) CreateSandbox(ctx context.Context, cfg SandboxConfig) (_ *Sandbo
 	a.sandboxes[sb.CgroupID()] = sb
 	a.mu.Unlock()
 	return sb, nil
+}
+
+// filesOf returns what a policy says of files; nil where it says nothing.
+func filesOf(p *policy.Policy, workdir string) *launch.Files {
+	files, restricted := p.Files()
+	if !restricted {
+		return nil
+	}
+	f := &launch.Files{ReadOnly: files.ReadOnly, ReadWrite: files.ReadWrite}
+	if files.IncludeWorkdir {
+		f.Workdir = workdir
+	}
+	return f
 }
 
 // serve starts the services. They end with Close, not with the caller's context.

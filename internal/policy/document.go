@@ -12,9 +12,9 @@ type File struct {
 
 	// Version of the format: 1.
 	Version Version `yaml:"version" jsonschema:"required" missing:"write \"version: 1\""`
-	// What the sandbox's programs may read and write. Checked, and not enforced yet.
+	// What the sandbox's programs may read and write. Without this section, what its user may.
 	FilesystemPolicy *Filesystem `yaml:"filesystem_policy,omitempty"`
-	// How the file system is fenced. Checked, and not enforced yet.
+	// What is done where the kernel cannot restrict files as asked.
 	Landlock *Landlock `yaml:"landlock,omitempty"`
 	// Who the sandbox's programs run as.
 	Process *Process `yaml:"process,omitempty"`
@@ -22,15 +22,16 @@ type File struct {
 	NetworkPolicies Networks `yaml:"network_policies,omitempty"`
 }
 
-// Filesystem says what the sandbox's programs may read and write.
+// Filesystem says what the sandbox's programs may read and write. What no path
+// names, nor lies beneath one, is closed to them.
 type Filesystem struct {
 	mapping `yaml:"-"`
 
 	// Whether the working directory is writable too. The default is false.
 	IncludeWorkdir bool `yaml:"include_workdir,omitempty"`
-	// Absolute paths that may be read.
+	// Absolute paths that may be read, and executed.
 	ReadOnly []ReadPath `yaml:"read_only,omitempty" jsonschema:"minItems=1,maxItems=256" empty:"remove the field"`
-	// Absolute paths that may be read and written; not the root.
+	// Absolute paths that may be read, executed and written; not the root. What is missing is made a directory of the sandbox's user.
 	ReadWrite []WritePath `yaml:"read_write,omitempty" jsonschema:"minItems=1,maxItems=256" empty:"remove the field"`
 }
 
@@ -39,7 +40,7 @@ type Filesystem struct {
 type Landlock struct {
 	mapping `yaml:"-"`
 
-	// best_effort, the default, goes on with what can be enforced; hard_requirement is refused by this version.
+	// best_effort, the default, goes on with what can be enforced, and warns; hard_requirement starts nothing where a path or the kernel's Landlock is missing.
 	Compatibility Compatibility `yaml:"compatibility,omitempty"`
 }
 

@@ -125,6 +125,9 @@ func (c *composer) finish() {
 	if len(c.problems) > 0 {
 		return
 	}
+	if l := c.policy.landlock; c.policy.LandlockRequired() && c.policy.filesystem == nil {
+		c.warnings = append(c.warnings, Warning{l.place, "requires that files are restricted, and no filesystem_policy says how: they are not"})
+	}
 	if c.problems = crowds(networks); len(c.problems) == 0 {
 		c.problems = conflicts(networks)
 	}

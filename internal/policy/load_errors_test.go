@@ -24,7 +24,7 @@ func TestEveryLoadErrorIsGiven(t *testing.T) {
 		{"the root may be written", "process", `"/" would make everything writable`},
 		{"the root by another name may be written", "filesystem", `"/./." would make everything writable`},
 		{"unknown compatibility", "process", `"maybe" is unknown`},
-		{"compatibility that is not there", "not_yet", `hard_requirement cannot be met`},
+		{"compatibility that requires nothing", "hard_requirement", `no filesystem_policy says how`},
 		{"root as the user", "process", `run_as_user: root is refused`},
 		{"root as the group, by number", "process", `run_as_group: 0 is root`},
 		{"user beyond the numbers", "process_numbers", `is not a number from 1 to 4294967294`},

@@ -17,7 +17,7 @@
 // the JSON Schema is generated anew (go test -run Schema -update).
 //
 // What cannot be enforced as it is written is refused, or loads with a warning and
-// denies; of files, which are not fenced yet, only the warning is there.
+// denies. Of files and of the user, it only says what the policy says.
 package policy
 
 import "slices"
@@ -39,6 +39,48 @@ func (p *Policy) Process() (user, group string) {
 		return "", ""
 	}
 	return string(p.process.RunAsUser), string(p.process.RunAsGroup)
+}
+
+// Files is what a policy says of files.
+type Files struct {
+	ReadOnly, ReadWrite []string
+	IncludeWorkdir      bool // the working directory may be written as well
+}
+
+// Files returns what the policy says of files; false where it says nothing, and
+// they are not restricted.
+func (p *Policy) Files() (Files, bool) {
+	f := p.filesystem
+	if f == nil {
+		return Files{}, false
+	}
+	files := Files{IncludeWorkdir: f.IncludeWorkdir}
+	for _, path := range f.ReadOnly {
+		files.ReadOnly = append(files.ReadOnly, string(path))
+	}
+	for _, path := range f.ReadWrite {
+		files.ReadWrite = append(files.ReadWrite, string(path))
+	}
+	return files, true
+}
+
+// LandlockRequired reports whether nothing may start where the files cannot be
+// restricted as the policy says.
+func (p *Policy) LandlockRequired() bool {
+	return p.landlock != nil && p.landlock.Compatibility == hardRequirement
+}
+
+// SameFiles reports whether two policies say the same of files, in the same order
+// or another.
+func (p *Policy) SameFiles(other *Policy) bool {
+	mine, restricted := p.Files()
+	theirs, othersRestricted := other.Files()
+	for _, list := range [][]string{mine.ReadOnly, mine.ReadWrite, theirs.ReadOnly, theirs.ReadWrite} {
+		slices.Sort(list)
+	}
+	return restricted == othersRestricted && mine.IncludeWorkdir == theirs.IncludeWorkdir &&
+		slices.Equal(mine.ReadOnly, theirs.ReadOnly) && slices.Equal(mine.ReadWrite, theirs.ReadWrite) &&
+		p.LandlockRequired() == other.LandlockRequired()
 }
 
 // ExactPaths returns the paths of programs that are written without a star, each

@@ -78,18 +78,9 @@ func (r *reader) filePath(n *yaml.Node, field string) string {
 	return ""
 }
 
-// check bounds both lists together. What they say is not enforced yet.
+// check bounds both lists together.
 func (f *Filesystem) check(r *reader) {
 	if total := len(f.ReadOnly) + len(f.ReadWrite); total > maxPaths {
 		r.fail(f.node, f.place.Field, "has %d paths, at most %d are allowed", total, maxPaths)
 	}
-	r.warn(f.node, f.place.Field, "is not enforced by this version: files are not restricted")
-}
-
-// check refuses what cannot be promised: files are not fenced yet.
-func (l *Landlock) check(r *reader) {
-	if l.Compatibility == hardRequirement {
-		l.fail(r, "compatibility", "hard_requirement cannot be met by this version; write best_effort to run without")
-	}
-	r.warn(l.node, l.place.Field, "is not enforced by this version: files are not restricted")
 }

@@ -18,6 +18,7 @@ import (
 	"github.com/ringfence/ringfence/internal/datapath"
 	"github.com/ringfence/ringfence/internal/launch"
 	"github.com/ringfence/ringfence/internal/netns"
+	"github.com/ringfence/ringfence/internal/rootfs"
 )
 
 // killTimeout bounds the wait for a sandbox's processes to be gone.
@@ -32,6 +33,11 @@ type Config struct {
 	Datapath *datapath.Datapath
 	// Visible are host paths that stay visible under masked directories.
 	Visible []string
+	// User is who the sandbox's programs run as; Files what they may use, nil for
+	// all that this user may; LandlockRequired whether that must be enforced.
+	User             rootfs.User
+	Files            *launch.Files
+	LandlockRequired bool
 }
 
 // Sandbox is a running sandbox without a command yet.
@@ -122,6 +128,7 @@ func (sb *Sandbox) fence(context.Context, Config) error {
 func (sb *Sandbox) makeNamespaces(ctx context.Context, cfg Config) (err error) {
 	sb.space, err = launch.Start(ctx, launch.Config{
 		Name: cfg.Name, Netns: sb.netns, Cgroup: sb.group.File(), Visible: cfg.Visible,
+		User: cfg.User, Files: cfg.Files, LandlockRequired: cfg.LandlockRequired,
 	})
 	if err != nil {
 		return err
@@ -159,6 +166,9 @@ func (sb *Sandbox) Listeners() *Listeners { return &sb.listeners }
 
 // Root returns the sandbox's root directory; it stays the sandbox's.
 func (sb *Sandbox) Root() *os.File { return sb.space.Root() }
+
+// Warnings returns what could not be done of Config.Files.
+func (sb *Sandbox) Warnings() []string { return sb.space.Warnings() }
 
 // Exec starts a command in the sandbox.
 func (sb *Sandbox) Exec(ctx context.Context, command launch.Command) (*launch.Process, error) {
