@@ -9,6 +9,8 @@ import (
 	"testing"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/ringfence/ringfence/internal/testenv"
 )
 
 // ownerOf returns "uid:gid mode" of a path, not following a link.
@@ -96,7 +98,7 @@ func TestNewDirectoryThatIsExchanged(t *testing.T) {
 // What is missing of the paths that may be written is made on the host, in view of
 // the sandbox, and can be written in it.
 func TestMissingDirectoriesAreMade(t *testing.T) {
-	needLandlock(t, abiTruncate)
+	testenv.RequireLandlock(t, abiTruncate)
 	dir := openTree(t, "there/")
 	if err := os.Chown(dir+"/there", 0, 0); err != nil {
 		t.Fatal(err)

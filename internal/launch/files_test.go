@@ -15,6 +15,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/ringfence/ringfence/internal/rootfs"
+	"github.com/ringfence/ringfence/internal/testenv"
 )
 
 // systemFiles are what programs need that are not the test's own.
@@ -36,17 +37,6 @@ func existing(paths []string) []string {
 		_, err := os.Stat(p)
 		return err != nil
 	})
-}
-
-func needLandlock(t *testing.T, abi int) {
-	t.Helper()
-	got, err := landlockABI()
-	if err != nil {
-		t.Fatal(err)
-	}
-	if got < abi {
-		t.Skipf("skip: needs version %d of Landlock, has %d", abi, got)
-	}
 }
 
 // openTree makes a directory in which everyone may do everything.
@@ -176,7 +166,7 @@ func tryFiles(t *testing.T, n *Namespaces, probe string, all []fileTry) []fileTr
 
 // Everything here is allowed by mode and owner: what is refused, Landlock refuses.
 func TestFilesAreRestricted(t *testing.T) {
-	needLandlock(t, abiIoctl)
+	testenv.RequireLandlock(t, abiIoctl)
 	dir := openTree(t, "ro/file", "ro/dir/", "rw/file", "rw/a/f", "rw/b/", "no/file", "no/dir/", "probe-dir/")
 	ro, rw, no := dir+"/ro", dir+"/rw", dir+"/no"
 	n := start(t, visible(dir), withFiles([]string{ro, dir + "/probe"}, []string{rw}))
@@ -219,7 +209,7 @@ func TestFilesAreRestricted(t *testing.T) {
 
 // Without Files nothing is restricted, and with none of them everything.
 func TestFilesOfNoneAndNothing(t *testing.T) {
-	needLandlock(t, abiTruncate)
+	testenv.RequireLandlock(t, abiTruncate)
 	dir := openTree(t, "file")
 	n := start(t, visible(dir))
 	if got := tryFiles(t, n, dir+"/probe", []fileTry{{"write", dir + "/file", "", 0}, {"list", "/", "", 0}}); got[0].Got != 0 || got[1].Got != 0 {
@@ -235,7 +225,7 @@ func TestFilesOfNoneAndNothing(t *testing.T) {
 
 // The name service files are the sandbox's own, and so are readable without /etc.
 func TestOwnFilesNeedNoPolicy(t *testing.T) {
-	needLandlock(t, abiTruncate)
+	testenv.RequireLandlock(t, abiTruncate)
 	n := start(t, withFiles(nil, nil, func(c *Config) {
 		c.Files.ReadOnly = existing([]string{"/usr", "/bin", "/lib", "/lib64"})
 	}))
@@ -246,7 +236,7 @@ func TestOwnFilesNeedNoPolicy(t *testing.T) {
 
 // A terminal works, with job control, under a policy that says nothing of it.
 func TestTerminalUnderFiles(t *testing.T) {
-	needLandlock(t, abiIoctl)
+	testenv.RequireLandlock(t, abiIoctl)
 	n := start(t, withFiles(nil, nil))
 	c := command("sh", "-c", "stty -a < /dev/tty > /dev/null && tty && stty rows 11 && stty size; python3 -c 'import pty; pty.openpty(); print(\"pty\")'")
 	c.Terminal = [3]bool{true, true, true}
@@ -264,7 +254,7 @@ func TestTerminalUnderFiles(t *testing.T) {
 // One path that is missing, or leads where its user says, is told, and the others
 // stand; where all are required, nothing starts.
 func TestPathsThatAreLeftOut(t *testing.T) {
-	needLandlock(t, abiTruncate)
+	testenv.RequireLandlock(t, abiTruncate)
 	dir := openTree(t, "rw/file", "victim/file", "mine/")
 	mine := dir + "/mine/link"
 	if err := errors.Join(os.Symlink(dir+"/victim", mine), os.Lchown(dir+"/mine", testUID, testUID)); err != nil {
@@ -316,7 +306,7 @@ func TestPathsThatAreLeftOut(t *testing.T) {
 }
 
 func TestWorkdirIsOneMore(t *testing.T) {
-	needLandlock(t, abiTruncate)
+	testenv.RequireLandlock(t, abiTruncate)
 	dir := openTree(t, "work/file", "other/file")
 	for _, workdir := range []string{dir + "/work", "/"} {
 		n := start(t, visible(dir), withFiles([]string{dir + "/probe"}, nil, func(c *Config) { c.Files.Workdir = workdir }))
@@ -336,7 +326,7 @@ func TestWorkdirIsOneMore(t *testing.T) {
 // What a path led to when the sandbox started stays what it means: no command can
 // change that for the next one.
 func TestPathsAreOpenedOnce(t *testing.T) {
-	needLandlock(t, abiTruncate)
+	testenv.RequireLandlock(t, abiTruncate)
 	dir := openTree(t, "rw/sub/file", "victim/file")
 	n := start(t, visible(dir), withFiles([]string{dir + "/probe"}, []string{dir + "/rw", dir + "/rw/sub"}))
 	if r := runIn(t, n, command("sh", "-c", "mv "+dir+"/rw/sub "+dir+"/rw/old && ln -s "+dir+"/victim "+dir+"/rw/sub")); r.status.Code != 0 {

@@ -18,6 +18,7 @@ import (
 	"github.com/ringfence/ringfence/internal/cgroup"
 	"github.com/ringfence/ringfence/internal/netns"
 	"github.com/ringfence/ringfence/internal/rootfs"
+	"github.com/ringfence/ringfence/internal/testenv"
 )
 
 // The rights of each version, as the kernel's documentation numbers them.
@@ -69,7 +70,7 @@ func stranger(t *testing.T, n *Namespaces, ns *netns.Handle, argv ...string) (pi
 // All commands of a sandbox are one domain, and none can signal out of it, or
 // connect to an abstract socket: also where the namespaces would let it.
 func TestScopes(t *testing.T) {
-	needLandlock(t, abiScopes)
+	testenv.RequireLandlock(t, abiScopes)
 	dir := openTree(t)
 	var config Config
 	n := start(t, visible(dir), func(c *Config) { config = *c })

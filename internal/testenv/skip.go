@@ -53,6 +53,19 @@ func RequireKernel(tb testing.TB, feature string, major, minor int) {
 	}
 }
 
+// RequireLandlock ends the test as SkipOn does where the kernel's Landlock is older
+// than a version of its interface, or was not chosen at boot.
+func RequireLandlock(tb testing.TB, abi int) {
+	tb.Helper()
+	have, _, errno := unix.Syscall(unix.SYS_LANDLOCK_CREATE_RULESET, 0, 0, unix.LANDLOCK_CREATE_RULESET_VERSION)
+	if errno != 0 {
+		SkipOn(tb, &Skip{"needs Landlock: " + errno.Error()})
+	}
+	if int(have) < abi {
+		SkipOn(tb, &Skip{fmt.Sprintf("needs version %d of Landlock, this is %d", abi, have)})
+	}
+}
+
 func kernelVersion() ([2]int, error) {
 	var uts unix.Utsname
 	if err := unix.Uname(&uts); err != nil {
