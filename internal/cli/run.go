@@ -26,7 +26,8 @@ of it read again. What is no policy is refused, and the one of before stays. So 
 file that others than root could have written.
 
 On a terminal the command gets a terminal of its own, and a summary of what was
-allowed and denied follows at the end. Everything is removed on any exit.
+allowed and denied follows at the end. Everything is removed on any exit, but
+for directories that were missing, and were made because the policy lets them be written.
 
 Needs root. The command does not get it: it runs as --user, else as the policy's
 process says, else as the user who called sudo, else as a uid of its own.
