@@ -241,10 +241,11 @@ func TestFilesAreRestricted(t *testing.T) {
 // Without Files nothing is restricted, and with none of them everything.
 func TestFilesOfNoneAndNothing(t *testing.T) {
 	testenv.RequireLandlock(t, abiRefer)
-	dir := openTree(t, "file")
+	dir := openTree(t, "a/file", "b/")
 	n := start(t, visible(dir))
-	if got := tryFiles(t, n, dir+"/probe", []fileTry{{"write", dir + "/file", "", 0}, {"list", "/", "", 0}}); got[0].Got != 0 || got[1].Got != 0 {
-		t.Errorf("without Files: %+v", got)
+	want := []fileTry{{"write", dir + "/a/file", "", 0}, {"list", "/", "", 0}, {"rename", dir + "/a/file", dir + "/b/file", 0}, {"link", dir + "/b/file", dir + "/a/file", 0}}
+	if diff := cmp.Diff(want, tryFiles(t, n, dir+"/probe", want)); diff != "" {
+		t.Errorf("without Files (-want +got)\n%s", diff)
 	}
 	n = start(t, visible(dir), withFiles(nil, nil, func(c *Config) { c.Files = &Files{} }))
 	_, err := tryIn(t, n, command("sh", "-c", "true"))
