@@ -10,6 +10,8 @@ static __always_inline void read_file(struct file_id *id, struct file *file)
 	struct inode___until_6_5 *until_6_5 = (void *)inode;
 
 	id->device = BPF_CORE_READ(inode, i_sb, s_dev);
+	id->fs_magic = BPF_CORE_READ(inode, i_sb, s_magic);
+	id->fs_granularity = BPF_CORE_READ(inode, i_sb, s_time_gran);
 	id->inode = BPF_CORE_READ(inode, i_ino);
 	id->size = BPF_CORE_READ(inode, i_size);
 	id->nlink = BPF_CORE_READ(inode, i_nlink);

@@ -109,3 +109,14 @@ struct {
 	__uint(type, BPF_MAP_TYPE_RINGBUF);
 	__uint(max_entries, 256 * 1024);
 } exec_events SEC(".maps");
+
+/*
+ * Written and read by the exec hook: files that it has announced. One that is
+ * forgotten is announced again, which is no harm.
+ */
+struct {
+	__uint(type, BPF_MAP_TYPE_LRU_HASH);
+	__uint(max_entries, 8192);
+	__type(key, struct sandbox_file);
+	__type(value, __u8);
+} announced SEC(".maps");

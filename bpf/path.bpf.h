@@ -38,6 +38,27 @@ static __always_inline struct mount *mount_of(struct vfsmount *mnt)
 	return (void *)mnt - bpf_core_field_offset(struct mount, mnt);
 }
 
+/* Of the kernel's first user namespace, by which a mount without a map is told. */
+#define INIT_USER_NS 0xEFFFFFFDU
+
+/*
+ * Whether a mount shows other owners than its files have. Then who can write them
+ * is not to be told here, and everybody counts as able to.
+ */
+static __always_inline bool is_idmapped(struct mount *mount)
+{
+	struct vfsmount___now *now = (void *)mount + bpf_core_field_offset(struct mount, mnt);
+	struct vfsmount___until_6_2 *before = (void *)now;
+	struct mnt_idmap *map;
+
+	if (!bpf_core_field_exists(now->mnt_idmap))
+		return BPF_CORE_READ(before, mnt_userns, ns.inum) != INIT_USER_NS;
+	map = BPF_CORE_READ(now, mnt_idmap);
+	if (bpf_core_field_exists(map->uid_map))
+		return BPF_CORE_READ(map, uid_map.nr_extents) != 0;
+	return BPF_CORE_READ((struct mnt_idmap___until_6_4 *)map, owner, ns.inum) != INIT_USER_NS;
+}
+
 static __always_inline void prepend_name(struct walk *w, struct dentry *dentry)
 {
 	__u32 len = BPF_CORE_READ(dentry, d_name.len) & NAME_MAX_BYTES;
@@ -69,6 +90,8 @@ static long walk_step(__u32 index, void *data)
 	if (dentry == BPF_CORE_READ(mount, mnt.mnt_root)) {
 		struct mount *below = BPF_CORE_READ(mount, mnt_parent);
 
+		if (is_idmapped(mount))
+			w->writable = 1;
 		if (below == mount) {
 			w->status = WALK_UNREACHABLE;
 			return 1;

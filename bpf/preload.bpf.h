@@ -17,20 +17,35 @@ struct {
 	__type(value, __u32);
 } preload_variables SEC(".maps");
 
+/* Set by the loader: a bit for each first letter of theirs, from '@' on. */
+volatile const __u64 preload_initials;
+
 struct environment {
 	struct path_buffer *buffer;
 	__u64 at;
 	__u64 end;
+	__u64 found;
 	__u32 inside; /* at is inside of a string whose start was looked at */
-	__u32 found;
+	__u32 pad;
 };
 
-/* The bit of a string "NAME=value" with a value; 0 for any other. */
-static __always_inline __u32 variable_bit(const __u8 *text)
+/*
+ * The bit number, plus one, of a string "NAME=value" with a value; 0 for any other.
+ * Not static, so that it is verified once: see drop_ref.
+ */
+__noinline int variable_number(const struct path_buffer *buffer)
 {
 	struct variable key = {};
+	const __u8 *text;
+	__u8 initial;
 	__u32 *bit;
 
+	if (!buffer)
+		return 0;
+	text = buffer->bytes;
+	initial = text[0] - '@';
+	if (initial > 63 || !(preload_initials & (1ull << initial)))
+		return 0;
 	for (__u32 i = 0; i < VARIABLE_MAX; i++) {
 		if (!text[i])
 			return 0;
@@ -41,7 +56,7 @@ static __always_inline __u32 variable_bit(const __u8 *text)
 		if (!text[i + 1])
 			return 0;
 		bit = bpf_map_lookup_elem(&preload_variables, &key);
-		return bit ? 1u << (*bit & 31) : 0;
+		return bit ? (*bit & 63) + 1 : 0;
 	}
 	return 0;
 }
@@ -50,6 +65,7 @@ static long variable_step(__u32 index, void *data)
 {
 	struct environment *env = data;
 	struct path_buffer *buffer = env->buffer;
+	int number = 0;
 	long len;
 
 	if (env->at >= env->end)
@@ -63,7 +79,9 @@ static long variable_step(__u32 index, void *data)
 		return 1;
 	}
 	if (!env->inside)
-		env->found |= variable_bit(buffer->bytes);
+		number = variable_number(buffer);
+	if (number)
+		env->found |= 1ull << ((number - 1) & 63);
 	/* The last byte of a full buffer is a zero of the helper's. */
 	env->inside = len == PATH_MAX_BYTES;
 	env->at += env->inside ? len - 1 : len;
@@ -71,7 +89,7 @@ static long variable_step(__u32 index, void *data)
 }
 
 /* The bits of the variables that are set; the buffer is free afterwards. */
-static __noinline __u32 read_preload(struct task_struct *task, struct path_buffer *buffer)
+static __noinline __u64 read_preload(struct task_struct *task, struct path_buffer *buffer)
 {
 	struct environment env = {
 		.buffer = buffer,

@@ -126,16 +126,31 @@ static __always_inline bool make_record(struct task_struct *task, struct linux_b
 	return true;
 }
 
-/* So that the agent can read the file meanwhile. Lost: it does when it has to. */
-static __always_inline void announce_exec(__u64 sandbox, const struct exec_id *id)
+/*
+ * Tells the agent of a file that is executed in a sandbox for the first time, so
+ * that it can be read meanwhile. Lost: it is read when it has to be.
+ */
+static __noinline int announce_exec(__u64 sandbox, const struct exec_id *id)
 {
-	struct exec_event *event = bpf_ringbuf_reserve(&exec_events, sizeof(*event), 0);
+	struct sandbox_file key = {.sandbox = sandbox};
+	struct exec_id own = *id;
+	struct exec_record *record = bpf_map_lookup_elem(&execs, &own);
+	struct exec_event *event;
+	__u8 yes = 1;
 
+	if (!record)
+		return 0;
+	key.file = record->file;
+	if (bpf_map_lookup_elem(&announced, &key))
+		return 0;
+	event = bpf_ringbuf_reserve(&exec_events, sizeof(*event), 0);
 	if (!event)
-		return;
+		return 0;
 	event->sandbox = sandbox;
-	event->exec = *id;
+	event->exec = own;
 	bpf_ringbuf_submit(event, 0);
+	bpf_map_update_elem(&announced, &key, &yes, BPF_ANY);
+	return 0;
 }
 
 SEC("tp_btf/sched_process_exec")

@@ -37,7 +37,7 @@ enum bound {
 /* 1u << 10 is the agent's too: changed, against what it knew of the path. */
 
 /* Bit of exec_record.preload: the environment could not be read to its end. */
-#define PRELOAD_UNREAD (1u << 31)
+#define PRELOAD_UNREAD (1ull << 63)
 
 struct address {
 	__be32 words[4]; /* network order */
@@ -107,6 +107,8 @@ struct file_id {
 	__s64 ctime_sec;
 	__u32 ctime_nsec;
 	__u32 nlink;
+	__u32 fs_magic;
+	__u32 fs_granularity; /* of its times, ns */
 };
 
 /*
@@ -124,11 +126,12 @@ struct exec_record {
 	__u32 uid;
 	__u32 gid;
 	struct file_id file;
+	__u64 preload; /* bits of preload_variables that the environment sets */
 	__u32 taints;
-	__u32 preload; /* bits of preload_variables that the environment sets */
+	__u32 script_len; /* of a script, as it was named to execve, cut to its start */
 	__u16 path_len; /* over PATH_INLINE: the path is in long_paths */
 	__u16 ancestors_len;
-	__u32 script_len; /* of a script, as it was named to execve, cut to its start */
+	__u32 pad;
 	struct exec_id ancestors[MAX_ANCESTORS]; /* nearest first */
 	__u8 path[PATH_INLINE];
 	__u8 script[SCRIPT_INLINE];
@@ -180,10 +183,16 @@ struct variable {
 	__u8 name[VARIABLE_MAX];
 };
 
-/* One exec that got a record. */
+/* One exec that got a record, the first of its file in a sandbox. */
 struct exec_event {
 	__u64 sandbox;
 	struct exec_id exec;
+};
+
+/* A file that was executed in a sandbox. */
+struct sandbox_file {
+	__u64 sandbox;
+	struct file_id file;
 };
 
 /* One sampled rejection. */

@@ -183,7 +183,15 @@ fits contains [key, g, i] if {
 	group := index.programs[key][g]
 	tolerates(group, taints)
 	tolerates(group, taints_of(group, images[i]))
-	tolerates(group, taints_of(group, input.exec))
+	tolerates_program(group, i)
+}
+
+# The program itself must be put up with too, where it is an ancestor that matches.
+tolerates_program(_, 0)
+
+tolerates_program(group, i) if {
+	i > 0
+	tolerates(group, input.exec.taints)
 }
 
 tolerates(group, taints) if {
@@ -202,12 +210,10 @@ tolerated(group, taint) if {
 # effect, and the other an interpreter does as well when it is given a file.
 noted := {"setuid", "script"}
 
-# A changed file that has the hash that is asked for is the one that is meant.
+# Where a hash is asked for, it says which file is meant, and not what was used first.
 taints_of(group, image) := image.taints if {
-	image.taints == []
-} else := unchanged(image.taints) if {
-	group.sha256 == image.sha256
-} else := image.taints
+	not group.sha256
+} else := unchanged(image.taints)
 
 unchanged(taints) := [taint | some taint in taints; taint != "changed"]
 
@@ -245,8 +251,9 @@ superseded contains number if {
 	some [key, g, i, taints] in calls
 	group := index.programs[key][g]
 	tolerates(group, taints)
-	tolerates(group, unchanged(images[i].taints))
-	tolerates(group, unchanged(input.exec.taints))
+	every taints_of_it in [images[i].taints, input.exec.taints] {
+		tolerates(group, unchanged(taints_of_it))
+	}
 	not fits[[key, g, i]]
 	some number in named
 	index.endpoints[number].key == key

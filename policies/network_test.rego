@@ -152,10 +152,14 @@ test_changed_file_is_denied if {
 	outcome(object.union(clean("/bin/sh"), of_ancestor), github) == ["deny", "hash_changed", "code"]
 }
 
-test_changed_file_with_the_hash_is_the_one_that_is_meant if {
+test_hash_says_what_is_meant_and_not_first_use if {
 	changed := object.union(clean("/usr/bin/pinned"), {"taints": ["changed"]})
 	outcome(object.union(changed, {"sha256": "abcd"}), github) == ["allow", "allowed", "code"]
-	outcome(object.union(changed, {"sha256": "ef01"}), github) == ["deny", "hash_changed", "code"]
+	outcome(object.union(changed, {"sha256": "ef01"}), github) == ["deny", "hash_mismatch", "code"]
+	outcome(changed, github) == ["deny", "hash_unavailable", "code"]
+	child := object.union(clean("/bin/sh"), {"ancestors": [{"path": "/usr/bin/pinned", "taints": ["changed"], "sha256": "abcd"}]})
+	outcome(child, github) == ["allow", "allowed", "code"]
+	outcome(object.union(child, {"taints": ["changed"]}), github) == ["deny", "hash_changed", "code"]
 }
 
 # Modules of the operator's.

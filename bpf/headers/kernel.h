@@ -74,6 +74,8 @@ struct nsproxy {
 
 struct super_block {
 	__u32 s_dev;
+	unsigned long s_magic;
+	__u32 s_time_gran;
 };
 
 struct timespec64 {
@@ -130,6 +132,27 @@ struct dentry {
 
 struct vfsmount {
 	struct dentry *mnt_root;
+};
+
+/* How a mount maps users has had three layouts since 6.1. */
+struct vfsmount___until_6_2 {
+	struct user_namespace *mnt_userns;
+};
+
+struct uid_gid_map {
+	__u32 nr_extents;
+};
+
+struct mnt_idmap {
+	struct uid_gid_map uid_map;
+};
+
+struct mnt_idmap___until_6_4 {
+	struct user_namespace *owner;
+};
+
+struct vfsmount___now {
+	struct mnt_idmap *mnt_idmap;
 };
 
 struct mount {

@@ -69,11 +69,12 @@ type agentExecRecord struct {
 	Uid          uint32
 	Gid          uint32
 	File         agentFileId
+	Preload      uint64
 	Taints       uint32
-	Preload      uint32
+	ScriptLen    uint32
 	PathLen      uint16
 	AncestorsLen uint16
-	ScriptLen    uint32
+	Pad          uint32
 	Ancestors    [16]agentExecId
 	Path         [256]uint8
 	Script       [128]uint8
@@ -89,13 +90,15 @@ type agentExecScratch struct {
 }
 
 type agentFileId struct {
-	_         structs.HostLayout
-	Device    uint64
-	Inode     uint64
-	Size      int64
-	CtimeSec  int64
-	CtimeNsec uint32
-	Nlink     uint32
+	_             structs.HostLayout
+	Device        uint64
+	Inode         uint64
+	Size          int64
+	CtimeSec      int64
+	CtimeNsec     uint32
+	Nlink         uint32
+	FsMagic       uint32
+	FsGranularity uint32
 }
 
 type agentIdentifyFileArgs struct {
@@ -166,6 +169,12 @@ type agentSandbox struct {
 	Pad         uint16
 }
 
+type agentSandboxFile struct {
+	_       structs.HostLayout
+	Sandbox uint64
+	File    agentFileId
+}
+
 type agentSandboxState struct {
 	_         structs.HostLayout
 	Tasks     uint32
@@ -215,6 +224,7 @@ type agentVariable struct {
 //
 // Used for safe lookups in a Collection or CollectionSpec.
 const (
+	agentMapAnnounced              = "announced"
 	agentMapDnsAskers              = "dns_askers"
 	agentMapDnsServers             = "dns_servers"
 	agentMapDnsSlots               = "dns_slots"
@@ -258,6 +268,7 @@ const (
 	agentVarExportRejection        = "export_rejection"
 	agentVarExportTakeOriginArgs   = "export_take_origin_args"
 	agentVarParentCgroup           = "parent_cgroup"
+	agentVarPreloadInitials        = "preload_initials"
 )
 
 // loadAgent returns the embedded CollectionSpec for agent.
@@ -329,6 +340,7 @@ type agentProgramSpecs struct {
 //
 // It can be passed ebpf.CollectionSpec.Assign.
 type agentMapSpecs struct {
+	Announced        *ebpf.MapSpec `ebpf:"announced"`
 	DnsAskers        *ebpf.MapSpec `ebpf:"dns_askers"`
 	DnsServers       *ebpf.MapSpec `ebpf:"dns_servers"`
 	DnsSlots         *ebpf.MapSpec `ebpf:"dns_slots"`
@@ -357,6 +369,7 @@ type agentVariableSpecs struct {
 	ExportRejection        *ebpf.VariableSpec `ebpf:"export_rejection"`
 	ExportTakeOriginArgs   *ebpf.VariableSpec `ebpf:"export_take_origin_args"`
 	ParentCgroup           *ebpf.VariableSpec `ebpf:"parent_cgroup"`
+	PreloadInitials        *ebpf.VariableSpec `ebpf:"preload_initials"`
 }
 
 // agentObjects contains all objects after they have been loaded into the kernel.
@@ -379,6 +392,7 @@ func (o *agentObjects) Close() error {
 //
 // It can be passed to loadAgentObjects or ebpf.CollectionSpec.LoadAndAssign.
 type agentMaps struct {
+	Announced        *ebpf.Map `ebpf:"announced"`
 	DnsAskers        *ebpf.Map `ebpf:"dns_askers"`
 	DnsServers       *ebpf.Map `ebpf:"dns_servers"`
 	DnsSlots         *ebpf.Map `ebpf:"dns_slots"`
@@ -397,6 +411,7 @@ type agentMaps struct {
 
 func (m *agentMaps) Close() error {
 	return _AgentClose(
+		m.Announced,
 		m.DnsAskers,
 		m.DnsServers,
 		m.DnsSlots,
@@ -426,6 +441,7 @@ type agentVariables struct {
 	ExportRejection        *ebpf.Variable `ebpf:"export_rejection"`
 	ExportTakeOriginArgs   *ebpf.Variable `ebpf:"export_take_origin_args"`
 	ParentCgroup           *ebpf.Variable `ebpf:"parent_cgroup"`
+	PreloadInitials        *ebpf.Variable `ebpf:"preload_initials"`
 }
 
 // agentPrograms contains all programs after they have been loaded into the kernel.

@@ -34,6 +34,7 @@ func fileID(f agentFileId) flow.FileID {
 	return flow.FileID{
 		Device: f.Device, Inode: f.Inode, Size: f.Size,
 		CtimeSec: f.CtimeSec, CtimeNsec: f.CtimeNsec,
+		FSMagic: f.FsMagic, Granularity: f.FsGranularity,
 	}
 }
 

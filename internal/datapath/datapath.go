@@ -72,6 +72,9 @@ func (dp *Datapath) load(cfg Config) error {
 	if err := spec.Variables[agentVarParentCgroup].Set(cfg.ParentID); err != nil {
 		return fmt.Errorf("set parent cgroup: %w", err)
 	}
+	if err := setPreloadInitials(spec); err != nil {
+		return err
+	}
 	if err := mountBPFFS(cfg.PinDir); err != nil {
 		return err
 	}

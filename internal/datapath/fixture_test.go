@@ -7,6 +7,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io"
 	"net"
 	"net/netip"
 	"os"
@@ -37,6 +38,9 @@ func TestMain(m *testing.M) {
 		switch os.Args[1] {
 		case "launcher":
 			launcher()
+		case "hold": // its namespaces, until the input ends
+			_, _ = io.Copy(io.Discard, os.Stdin)
+			return
 		case "probe":
 			probe(os.Args[2:])
 		}

@@ -5,9 +5,11 @@ import (
 	"encoding/binary"
 	"fmt"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"slices"
 	"strings"
+	"syscall"
 	"testing"
 	"time"
 
@@ -135,6 +137,58 @@ func TestWritable(t *testing.T) {
 			}
 		})
 	}
+}
+
+// A mount may show other owners than the hook sees: then everybody may be one.
+func TestIDMappedMount(t *testing.T) {
+	tree := newImageTree(t)
+	if err := mapOwners(tree.at("opt"), tree.at("mapped")); err != nil {
+		t.Skipf("idmapped mounts are not to be had: %v", err)
+	}
+	t.Cleanup(func() { _ = unix.Unmount(tree.at("mapped"), unix.MNT_DETACH) })
+	if e := tree.start(nil, tree.at("mapped/bin/program"), "probe", "tcp="+dest); !e.Taints.Has(flow.TaintWritable) {
+		t.Errorf("taints %v", e.Taints.Names())
+	}
+	if e := tree.start(nil, tree.program, "probe", "tcp="+dest); e.Taints != 0 {
+		t.Errorf("beside it: taints %v", e.Taints.Names())
+	}
+}
+
+// mapOwners mounts a directory at another with its users shifted.
+func mapOwners(from, to string) error {
+	if err := os.Mkdir(to, 0o755); err != nil {
+		return err
+	}
+	holder := exec.Command("/proc/self/exe", "hold")
+	holder.SysProcAttr = &syscall.SysProcAttr{
+		Cloneflags:  syscall.CLONE_NEWUSER,
+		UidMappings: []syscall.SysProcIDMap{{ContainerID: 0, HostID: 0, Size: 100_000}},
+		GidMappings: []syscall.SysProcIDMap{{ContainerID: 0, HostID: 0, Size: 100_000}},
+	}
+	hold, err := holder.StdinPipe()
+	if err != nil {
+		return err
+	}
+	defer hold.Close()
+	if err := holder.Start(); err != nil {
+		return err
+	}
+	defer func() { _ = holder.Process.Kill(); _ = holder.Wait() }()
+	ns, err := os.Open(fmt.Sprintf("/proc/%d/ns/user", holder.Process.Pid))
+	if err != nil {
+		return err
+	}
+	defer ns.Close()
+	tree, err := unix.OpenTree(unix.AT_FDCWD, from, unix.OPEN_TREE_CLONE|unix.OPEN_TREE_CLOEXEC)
+	if err != nil {
+		return err
+	}
+	defer unix.Close(tree)
+	attr := unix.MountAttr{Attr_set: unix.MOUNT_ATTR_IDMAP, Userns_fd: uint64(ns.Fd())}
+	if err := unix.MountSetattr(tree, "", unix.AT_EMPTY_PATH, &attr); err != nil {
+		return err
+	}
+	return unix.MoveMount(tree, "", unix.AT_FDCWD, to, unix.MOVE_MOUNT_F_EMPTY_PATH)
 }
 
 func chmodOf(path string, mode os.FileMode, group int) error {

@@ -3,6 +3,7 @@ package e2e
 import (
 	"crypto/sha256"
 	"encoding/hex"
+	"errors"
 	"fmt"
 	"io"
 	"os"
@@ -47,13 +48,19 @@ func TestTrustedFiles(t *testing.T) {
 		return "cp " + filepath.Join(f.dir, from) + " " + to + ".new && mv " + to + ".new " + to + settle
 	}
 	hash := sha256Of(t, client)
+	// Of the user, on a file system that tells of every write.
+	own := filepath.Join(f.dir, "own")
+	if err := errors.Join(os.Mkdir(own, 0o755), os.Chown(own, 54321, 54321)); err != nil {
+		t.Fatal(err)
+	}
 	policy := f.policy(`  open:
     endpoints: [{host: "*.open.test", port: 25}]
     binaries:
       - {path: ` + client + `}
-      - {path: /tmp/writable}
-      - {path: /tmp/mine, allow_taints: [writable]}
-      - {path: /tmp/anything, allow_taints: [writable, changed]}
+      - {path: ` + own + `/writable}
+      - {path: ` + own + `/mine, allow_taints: [writable]}
+      - {path: ` + own + `/anything, allow_taints: [writable, changed]}
+      - {path: ` + own + `/exact, allow_taints: [writable], sha256: ` + hash + `}
       - {path: /tmp/exact, allow_taints: [writable], sha256: ` + hash + `}
       - {path: ` + pinned + `, sha256: ` + hash + `}
       - {path: ` + stale + `, sha256: ` + strings.Repeat("0", 64) + `}
@@ -65,25 +72,26 @@ func TestTrustedFiles(t *testing.T) {
 		{"root-owned", client + " $H 25", "allowed", nil},
 		{"pinned", pinned + " $H 25", "allowed", nil},
 		{"stale-pin", stale + " $H 25", "hash_mismatch", nil},
-		{"writable", put("client", "/tmp/writable") + "/tmp/writable $H 25", "tainted", []string{"writable"}},
-		{"first-use", put("client", "/tmp/mine") + "/tmp/mine $H 25", "allowed", []string{"writable"}},
-		{"same-content", put("same", "/tmp/mine") + "/tmp/mine $H 25", "allowed", []string{"writable"}},
-		{"replaced", put("other", "/tmp/mine") + "/tmp/mine $H 25", "hash_changed", []string{"writable", "changed"}},
-		{"written-in-place", "cp " + client + " /tmp/mine && printf x >> /tmp/mine" + settle + "/tmp/mine $H 25", "hash_changed", []string{"writable", "changed"}},
-		{"put-back", put("client", "/tmp/mine") + "/tmp/mine $H 25", "allowed", []string{"writable"}},
-		{"by-an-ancestor", put("other", "/tmp/mine") + "/tmp/mine $H 25 | cat", "hash_changed", []string{"writable", "changed"}},
-		{"may-change", put("client", "/tmp/anything") + "/tmp/anything x.test 1; " + put("other", "/tmp/anything") + "/tmp/anything $H 25", "allowed", []string{"writable", "changed"}},
-		{"exact", put("client", "/tmp/exact") + "/tmp/exact $H 25", "allowed", []string{"writable"}},
-		{"exact-replaced", put("other", "/tmp/exact") + "/tmp/exact $H 25", "hash_changed", []string{"writable", "changed"}},
-		{"exact-put-back", put("same", "/tmp/exact") + "/tmp/exact $H 25", "allowed", []string{"writable"}},
+		{"writable", put("client", "OWN/writable") + "OWN/writable $H 25", "tainted", []string{"writable"}},
+		{"first-use", put("client", "OWN/mine") + "OWN/mine $H 25", "allowed", []string{"writable"}},
+		{"same-content", put("same", "OWN/mine") + "OWN/mine $H 25", "allowed", []string{"writable"}},
+		{"replaced", put("other", "OWN/mine") + "OWN/mine $H 25", "hash_changed", []string{"writable", "changed"}},
+		{"written-in-place", "cp " + client + " OWN/mine && printf x >> OWN/mine" + settle + "OWN/mine $H 25", "hash_changed", []string{"writable", "changed"}},
+		{"put-back", put("client", "OWN/mine") + "OWN/mine $H 25", "allowed", []string{"writable"}},
+		{"by-an-ancestor", put("other", "OWN/mine") + "OWN/mine $H 25 | cat", "hash_changed", []string{"writable", "changed"}},
+		{"may-change", put("client", "OWN/anything") + "OWN/anything x.test 1; " + put("other", "OWN/anything") + "OWN/anything $H 25", "allowed", []string{"writable", "changed"}},
+		{"exact", put("client", "OWN/exact") + "OWN/exact $H 25", "allowed", []string{"writable"}},
+		{"exact-replaced", put("other", "OWN/exact") + "OWN/exact $H 25", "hash_mismatch", []string{"writable", "changed"}},
+		{"exact-put-back", put("same", "OWN/exact") + "OWN/exact $H 25", "allowed", []string{"writable"}},
+		{"exact-untraced", put("client", "/tmp/exact") + "/tmp/exact $H 25", "hash_unavailable", []string{"writable"}},
 	}
 	var steps []step
 	for _, tt := range tests {
 		host := tt.name + ".open.test"
 		f.env.Zone(host, openAddrs...)
-		steps = append(steps, step{tt.name, "H=" + host + "; " + strings.ReplaceAll(tt.command, "$H", host)})
+		steps = append(steps, step{tt.name, "H=" + host + "; " + strings.NewReplacer("$H", host, "OWN", own).Replace(tt.command)})
 	}
-	r, results := f.steps(policy, steps)
+	r, results := f.steps(policy, steps, "--user", "54321")
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {
 			verdict := "deny"
@@ -96,7 +104,7 @@ func TestTrustedFiles(t *testing.T) {
 				t.Errorf("taints %q, want %q", got.Taints, want)
 			}
 			if strings.HasPrefix(tt.name, "exact") || strings.Contains(tt.name, "pin") {
-				if len(got.SHA256) != 64 {
+				if len(got.SHA256) != 64 && tt.reason != "hash_unavailable" {
 					t.Errorf("sha256 %q", got.SHA256)
 				}
 			}

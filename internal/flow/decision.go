@@ -125,7 +125,8 @@ const (
 // TurnsOnHash reports whether a denial may be another answer once the files of the
 // program and its ancestors were read.
 func (r Reason) TurnsOnHash() bool {
-	return r == ReasonHashUnavailable || r == ReasonHashChanged
+	// Mismatch too: an ancestor's may be the one that matches, and not known yet.
+	return r == ReasonHashUnavailable || r == ReasonHashChanged || r == ReasonHashMismatch
 }
 
 // Decision is the answer for one identity and one target. It is immutable: a

@@ -1,9 +1,10 @@
 package flow
 
 import (
+	"crypto/sha256"
+	"encoding/binary"
 	"fmt"
-	"strings"
-	"unique"
+	"hash"
 )
 
 // MaxAncestors is how many execs an ancestry remembers, nearest first.
@@ -36,6 +37,24 @@ type FileID struct {
 	CtimeSec  int64
 	CtimeNsec uint32
 	Size      int64 // bytes
+	// FSMagic and Granularity say of the file system which one it is (statfs's f_type),
+	// and how fine its times are, in nanoseconds.
+	FSMagic, Granularity uint32
+}
+
+// The file systems of which it is known that nobody changes a file's content without
+// changing its FileID.
+const (
+	magicExt4 = 0xEF53 // and ext2, ext3, by the same code
+	magicXFS  = 0x58465342
+)
+
+// Traced reports whether every change of the file's content, by whoever may write
+// it, changes its FileID. On tmpfs and overlayfs a write through a mapping leaves the
+// times alone, btrfs has one inode number in several subvolumes, and times of a whole
+// second hide what follows within it.
+func (f FileID) Traced() bool {
+	return (f.FSMagic == magicExt4 || f.FSMagic == magicXFS) && f.Granularity < 1_000_000
 }
 
 // Image is one program image that was started: what the kernel saw at exec.
@@ -72,33 +91,40 @@ type Identity struct {
 	Key IdentityKey
 }
 
-// IdentityKey is a comparable handle for the content of an Identity.
-type IdentityKey = unique.Handle[identityContent]
-
-type identityContent struct {
-	path      string
-	file      FileID
-	taints    Taint
-	sha256    string
-	uid       uint32
-	ancestors string
-}
+// IdentityKey stands for the content of an Identity: two are equal where the
+// contents are. It is a digest, for what a sandbox makes long would else be kept with
+// every decision.
+type IdentityKey [sha256.Size]byte
 
 // NewIdentity returns the identity of an image and its ancestry.
 func NewIdentity(image Image, uid, gid uint32, ancestors []Image) *Identity {
-	var chain strings.Builder
-	for _, a := range ancestors {
-		// A path holds no NUL, so the joined form has one reading only.
-		fmt.Fprintf(&chain, "%s\x00%v\x00%d\x00%s\x00", a.Path, a.File, a.Taints, a.SHA256)
+	h := sha256.New()
+	writeNumbers(h, uint64(uid))
+	image.digest(h)
+	for i := range ancestors {
+		ancestors[i].digest(h)
 	}
-	return &Identity{
-		Image:     image,
-		UID:       uid,
-		GID:       gid,
-		Ancestors: ancestors,
-		Key: unique.Make(identityContent{
-			path: image.Path, file: image.File, taints: image.Taints, sha256: image.SHA256,
-			uid: uid, ancestors: chain.String(),
-		}),
+	id := &Identity{Image: image, UID: uid, GID: gid, Ancestors: ancestors}
+	h.Sum(id.Key[:0])
+	return id
+}
+
+// digest writes what a decision may look at, so that it has one reading: each text
+// comes with its length.
+func (i *Image) digest(h hash.Hash) {
+	writeNumbers(h, uint64(len(i.Path)))
+	_, _ = h.Write([]byte(i.Path))
+	writeNumbers(h, uint64(len(i.SHA256)))
+	_, _ = h.Write([]byte(i.SHA256))
+	f := i.File
+	writeNumbers(h, f.Device, f.Inode, uint64(f.CtimeSec), uint64(f.CtimeNsec), uint64(f.Size), uint64(f.FSMagic),
+		uint64(f.Granularity), uint64(i.Taints))
+}
+
+func writeNumbers(h hash.Hash, numbers ...uint64) {
+	var buf [8]byte
+	for _, n := range numbers {
+		binary.LittleEndian.PutUint64(buf[:], n)
+		_, _ = h.Write(buf[:])
 	}
 }

@@ -24,6 +24,9 @@ type tree struct {
 	opens atomic.Int64
 	// opened is called with each file before it is handed out.
 	opened func(path string)
+	magic  uint32 // of the file system, in what Identify says
+	// identified is called after a file was looked at.
+	identified func()
 }
 
 func (f *tree) Open(path string) (*os.File, error) {
@@ -40,7 +43,10 @@ func (f *tree) Identify(file *os.File) (flow.FileID, error) {
 	if err := unix.Fstat(int(file.Fd()), &st); err != nil {
 		return flow.FileID{}, err
 	}
-	return flow.FileID{Device: st.Dev, Inode: st.Ino, CtimeSec: st.Ctim.Sec, CtimeNsec: uint32(st.Ctim.Nsec), Size: st.Size}, nil
+	if f.identified != nil {
+		f.identified()
+	}
+	return flow.FileID{Device: st.Dev, Inode: st.Ino, CtimeSec: st.Ctim.Sec, CtimeNsec: uint32(st.Ctim.Nsec), Size: st.Size, FSMagic: f.magic}, nil
 }
 
 // lab is a table over a tree, whose files are read in the background.
@@ -166,7 +172,7 @@ func TestStartedReadsInTheBackground(t *testing.T) {
 	l.Started(l.start("/unnamed"))
 	id := l.start("/tool")
 	l.Started(id)
-	for l.reader.hashes.of(l.lookup(id).File) == "" {
+	for l.reader.hashes.of(l.execs.records[id].File) == "" {
 		time.Sleep(time.Millisecond)
 	}
 	if got := l.lookup(id); got.SHA256 != sum("a") || l.files.opens.Load() != 1 {
@@ -309,24 +315,109 @@ func TestNoHash(t *testing.T) {
 	}
 }
 
-// One sandbox cannot make another wait, nor hold more than its share.
+// A file that the program's user can write has a hash only where a write does not go
+// by unseen.
+func TestUntracedFiles(t *testing.T) {
+	for magic, want := range map[uint32]string{0: "", 0xEF53: sum("x")} {
+		l := newLab(t)
+		l.files.magic = magic
+		l.read()
+		l.write("/tool", "x")
+		id := l.start("/tool")
+		exec := l.execs.records[id]
+		exec.Taints = flow.TaintWritable
+		l.execs.records[id] = exec
+		if got := l.await(id); got.SHA256 != want {
+			t.Errorf("on %#x: %q, want %q", magic, got.SHA256, want)
+		}
+	}
+}
+
+// A file that grows as it is read is not read without end.
+func TestGrowingFile(t *testing.T) {
+	l := newLab(t)
+	l.write("/tool", "x")
+	id := l.start("/tool")
+	grown := false
+	l.files.identified = func() {
+		if err := os.Truncate(filepath.Join(l.files.dir, "tool"), 1<<43); err != nil && !grown {
+			t.Error(err)
+		}
+		grown = true
+	}
+	l.read()
+	if got := l.await(id); got.SHA256 != "" || !grown {
+		t.Errorf("%q", got.SHA256)
+	}
+}
+
+// What a connection waits for is not kept up by what nobody asked for, nor by what
+// is larger.
+func TestUrgentFirst(t *testing.T) {
+	l := newLab(t)
+	for n := range int64(5) {
+		l.reader.want(flow.Image{Path: "/background", File: flow.FileID{Inode: uint64(n), Size: 1}}, false)
+		l.reader.want(flow.Image{Path: "/large", File: flow.FileID{Inode: uint64(10 + n), Size: 1000 - n}}, true)
+	}
+	l.reader.want(flow.Image{Path: "/small", File: flow.FileID{Inode: 20, Size: 900}}, true)
+	var order []string
+	for j := l.reader.next(); j != nil; j = l.reader.next() {
+		if background := !j.urgent; l.reader.putOff(j) != (background && l.reader.urgent > 0) {
+			t.Errorf("%s is put off wrongly", j.image.Path)
+		}
+		order = append(order, j.image.Path)
+		l.reader.finish(j, nil)
+	}
+	if order[0] != "/small" || order[5] != "/large" || order[6] != "/background" || len(order) != 11 || l.reader.urgent != 0 {
+		t.Errorf("%d urgent after %q", l.reader.urgent, order)
+	}
+}
+
+// One sandbox cannot hold more than its share, and an urgent file finds room.
 func TestReaderIsBounded(t *testing.T) {
 	l := newLab(t)
 	for n := range maxWanted + 10 {
 		image := flow.Image{Path: "/tool", File: flow.FileID{Inode: uint64(n)}}
-		if done := l.reader.want(image); (done == nil) != (n >= maxWanted) {
+		if done := l.reader.want(image, false); (done == nil) != (n >= maxWanted) {
 			t.Fatalf("file %d: %v", n, done)
 		}
-		if again := l.reader.want(image); (again == nil) != (n >= maxWanted) {
+		if again := l.reader.want(image, false); (again == nil) != (n >= maxWanted) {
 			t.Fatalf("file %d again: %v", n, again)
 		}
 	}
+	for n := range maxWanted + 10 {
+		image := flow.Image{Path: "/tool", File: flow.FileID{Inode: uint64(1000 + n)}}
+		if done := l.reader.want(image, true); (done == nil) != (n >= maxWanted) {
+			t.Fatalf("urgent file %d: %v", n, done)
+		}
+	}
 	l.read()
-	for len(l.reader.queue) > 0 {
+	l.reader.want(flow.Image{Path: "/tool", File: flow.FileID{Inode: 1}}, false)
+	for l.reader.next() != nil {
 		time.Sleep(time.Millisecond)
 	}
-	if n := len(l.reader.failed); n > maxWanted {
-		t.Errorf("%d failures are remembered", n)
+	l.reader.mu.Lock()
+	defer l.reader.mu.Unlock()
+	if n := len(l.reader.failed); n > maxWanted || l.reader.urgent != 0 {
+		t.Errorf("%d failures are remembered, %d urgent", n, l.reader.urgent)
+	}
+}
+
+func TestTableIsBoundedInBytes(t *testing.T) {
+	b, err := newBounded[int, string](1000, 100)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for n := range 500 {
+		b.add(n%50, "", 30)
+		b.add(n%50, "", 30)
+	}
+	if b.len() != 3 || b.total != 90 {
+		t.Errorf("%d entries, %d bytes", b.len(), b.total)
+	}
+	b.add(1000, "", 1000) // too large for any, and kept alone
+	if _, ok := b.get(1000); !ok || b.len() != 1 {
+		t.Errorf("%d entries", b.len())
 	}
 }
 

@@ -11,6 +11,7 @@ import (
 	"runtime"
 
 	lru "github.com/hashicorp/golang-lru/v2"
+	"golang.org/x/sys/unix"
 
 	"github.com/ringfence/ringfence/internal/flow"
 )
@@ -21,7 +22,7 @@ const (
 	// maxFileSize bounds the files that are read, in bytes. A sparse file is as large
 	// as its maker says.
 	maxFileSize = 1 << 30
-	// chunk is how much is read before the end of the context is looked at.
+	// chunk is how much is read before it is asked whether to go on.
 	chunk = 1 << 20
 )
 
@@ -46,6 +47,8 @@ type Hashes struct {
 	known *lru.Cache[flow.FileID, string]
 	// busy has a place for each file that may be read at once.
 	busy chan struct{}
+	// exclusive: nobody has a file open for writing that is executed.
+	exclusive bool
 }
 
 // NewHashes returns an empty store.
@@ -54,7 +57,23 @@ func NewHashes() (*Hashes, error) {
 	if err != nil {
 		return nil, fmt.Errorf("make hash table: %w", err)
 	}
-	return &Hashes{known: known, busy: make(chan struct{}, max(2, runtime.GOMAXPROCS(0)/2))}, nil
+	return &Hashes{known: known, busy: make(chan struct{}, max(2, runtime.GOMAXPROCS(0)/2)), exclusive: isExclusive()}, nil
+}
+
+// isExclusive reports whether this kernel refuses to write to a file that is being
+// executed. Linux 6.11 and 6.12 had given that up for a while.
+func isExclusive() bool {
+	fd, err := unix.Open("/proc/self/exe", unix.O_WRONLY|unix.O_CLOEXEC, 0)
+	if err == nil {
+		_ = unix.Close(fd)
+	}
+	return err == unix.ETXTBSY
+}
+
+// judgeable reports whether the hash of an image's file says what ran. Of a file that
+// the program's user can write it does only where no write goes by unseen.
+func (h *Hashes) judgeable(image flow.Image) bool {
+	return !image.Taints.Has(flow.TaintWritable) || h.exclusive && image.File.Traced()
 }
 
 // of returns the hash of a file; "" where it is not known.
@@ -64,8 +83,9 @@ func (h *Hashes) of(file flow.FileID) string {
 }
 
 // read reads an image's file and remembers its hash. The kernel says before and
-// after that it is the file that ran, with the same size and time of change.
-func (h *Hashes) read(ctx context.Context, files Files, image flow.Image) error {
+// after that it is the file that ran, with the same size and time of change. It ends
+// early where putOff says so.
+func (h *Hashes) read(ctx context.Context, files Files, image flow.Image, putOff func() bool) error {
 	select {
 	case h.busy <- struct{}{}:
 		defer func() { <-h.busy }()
@@ -90,8 +110,12 @@ func (h *Hashes) read(ctx context.Context, files Files, image flow.Image) error 
 		return err
 	}
 	sum := sha256.New()
+	rest := io.LimitReader(file, image.File.Size+1) // it may grow meanwhile, without end
 	for ctx.Err() == nil {
-		switch n, err := io.CopyN(sum, file, chunk); {
+		if putOff() {
+			return errMoreUrgent
+		}
+		switch _, err := io.CopyN(sum, rest, chunk); {
 		case errors.Is(err, io.EOF):
 			if err := isImage(); err != nil {
 				return err
@@ -99,7 +123,7 @@ func (h *Hashes) read(ctx context.Context, files Files, image flow.Image) error 
 			h.known.Add(image.File, hex.EncodeToString(sum.Sum(nil)))
 			return nil
 		case err != nil:
-			return fmt.Errorf("hash %q after %d bytes: %w", image.Path, n, err)
+			return fmt.Errorf("hash %q: %w", image.Path, err)
 		}
 	}
 	return ctx.Err()

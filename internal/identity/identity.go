@@ -18,8 +18,6 @@ import (
 	"slices"
 	"sync/atomic"
 
-	lru "github.com/hashicorp/golang-lru/v2"
-
 	"github.com/ringfence/ringfence/internal/flow"
 )
 
@@ -31,6 +29,10 @@ type ExecTable interface {
 
 // DefaultSize is how many identities of a sandbox are kept.
 const DefaultSize = 4096
+
+// maxTableBytes bounds the paths that a sandbox's identities hold, which it makes
+// as long as it likes.
+const maxTableBytes = 8 << 20
 
 // Config wires one sandbox's table.
 type Config struct {
@@ -50,9 +52,9 @@ type Config struct {
 type Table struct {
 	execs      ExecTable
 	named      func(string) bool
-	identities *lru.Cache[flow.ExecID, known]
+	identities *bounded[flow.ExecID, known]
 	// images has the ancestors, which many identities share.
-	images *lru.Cache[flow.ExecID, flow.Image]
+	images *bounded[flow.ExecID, flow.Image]
 	trust  *trust
 	reader *reader
 	// round counts what may change the judgement of an image: hashes that came in,
@@ -71,11 +73,11 @@ func NewTable(cfg Config) (*Table, error) {
 	if cfg.Size == 0 {
 		cfg.Size = DefaultSize
 	}
-	identities, err := lru.New[flow.ExecID, known](cfg.Size)
+	identities, err := newBounded[flow.ExecID, known](cfg.Size, maxTableBytes)
 	if err != nil {
 		return nil, fmt.Errorf("make identity table: %w", err)
 	}
-	images, err := lru.New[flow.ExecID, flow.Image](cfg.Size)
+	images, err := newBounded[flow.ExecID, flow.Image](cfg.Size, maxTableBytes)
 	if err != nil {
 		return nil, fmt.Errorf("make image table: %w", err)
 	}
@@ -105,12 +107,12 @@ func (t *Table) Identify(id flow.ExecID) (*flow.Identity, error) {
 // may have ended meanwhile: then it is only known if it was seen before.
 func (t *Table) Lookup(id flow.ExecID) (*flow.Identity, error) {
 	round := t.round.Load() // before the judgement, so that one of an older round is not kept as newer
-	if k, ok := t.identities.Get(id); ok {
+	if k, ok := t.identities.get(id); ok {
 		if k.round == round {
 			return k.identity, nil
 		}
 		identity := t.Renew(k.identity)
-		t.identities.Add(id, known{identity, round})
+		t.identities.add(id, known{identity, round}, cost(identity))
 		return identity, nil
 	}
 	exec, err := t.execs.ReadExec(id)
@@ -122,7 +124,9 @@ func (t *Table) Lookup(id flow.ExecID) (*flow.Identity, error) {
 		ancestors[i] = t.judge(ancestors[i])
 	}
 	identity := flow.NewIdentity(t.judge(exec.Image), exec.UID, exec.GID, ancestors)
-	t.identities.Add(id, known{identity, round})
+	// Its start was announced, unless the policy did not name it then.
+	t.wantHash(identity.Image, false)
+	t.identities.add(id, known{identity, round}, cost(identity))
 	return identity, nil
 }
 
@@ -131,14 +135,14 @@ func (t *Table) Lookup(id flow.ExecID) (*flow.Identity, error) {
 func (t *Table) ancestors(ids []flow.ExecID) []flow.Image {
 	images := make([]flow.Image, 0, len(ids))
 	for _, id := range ids {
-		image, ok := t.images.Get(id)
+		image, ok := t.images.get(id)
 		if !ok {
 			exec, err := t.execs.ReadExec(id)
 			if err != nil {
 				return images
 			}
 			image = exec.Image
-			t.images.Add(id, image)
+			t.images.add(id, image, len(image.Path))
 		}
 		images = append(images, image)
 	}
@@ -152,9 +156,15 @@ func (t *Table) Started(id flow.ExecID) {
 	if err != nil || !t.readable(exec.Image) {
 		return // gone, or of no interest
 	}
-	if t.judge(exec.Image).SHA256 == "" {
-		t.reader.want(exec.Image)
+	t.wantHash(t.judge(exec.Image), false)
+}
+
+// wantHash has an image's file read where its hash is not known.
+func (t *Table) wantHash(image flow.Image, urgent bool) <-chan struct{} {
+	if image.SHA256 != "" || !t.readable(image) {
+		return nil
 	}
+	return t.reader.want(image, urgent)
 }
 
 // Judge has every image judged anew, because something is known that was not.
@@ -186,12 +196,9 @@ func (t *Table) Renew(id *flow.Identity) *flow.Identity {
 // with the context, and does not wait for what there is no room to read.
 func (t *Table) Await(ctx context.Context, id *flow.Identity) *flow.Identity {
 	for _, image := range append([]flow.Image{id.Image}, id.Ancestors...) {
-		if image.SHA256 != "" || !t.readable(image) {
-			continue
-		}
-		if job := t.reader.want(image); job != nil {
+		if read := t.wantHash(image, true); read != nil {
 			select {
-			case <-job:
+			case <-read:
 			case <-ctx.Done():
 				return t.Renew(id)
 			}
@@ -204,11 +211,12 @@ func (t *Table) Await(ctx context.Context, id *flow.Identity) *flow.Identity {
 // that belongs to its path.
 func (t *Table) judge(image flow.Image) flow.Image {
 	image.Taints &^= flow.TaintChanged
-	image.SHA256 = ""
 	if !t.readable(image) {
+		image.SHA256 = ""
 		return image
 	}
-	if !racy(image) {
+	// What was found once is that of this exec for ever, also where it is forgotten.
+	if image.SHA256 == "" && t.reader.hashes.judgeable(image) && !racy(image) {
 		image.SHA256 = t.reader.hashes.of(image.File)
 	}
 	if !t.trust.accepts(image.Path, image.File, image.SHA256) {
@@ -223,4 +231,13 @@ const unplaced = flow.TaintForeignRoot | flow.TaintNoPath | flow.TaintMemfd | fl
 // readable reports whether an image's file can be found, and may matter.
 func (t *Table) readable(image flow.Image) bool {
 	return image.Taints&unplaced == 0 && t.named(image.Path)
+}
+
+// cost is what an identity holds, in bytes of paths.
+func cost(id *flow.Identity) int {
+	n := len(id.Path)
+	for _, a := range id.Ancestors {
+		n += len(a.Path)
+	}
+	return n
 }

@@ -143,7 +143,7 @@ func TestTableIsBounded(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	if got := tab.identities.Len(); got != 4 {
+	if got := tab.identities.len(); got != 4 {
 		t.Errorf("%d identities kept", got)
 	}
 }

@@ -8,9 +8,9 @@ import (
 	"github.com/ringfence/ringfence/internal/flow"
 )
 
-// clockTick is longer than any kernel waits before the time of a change moves on
-// (10 ms where HZ is 100).
-const clockTick = 25 * time.Millisecond
+// clockTick is longer than any kernel waits before the time of a change moves on: 10
+// ms where HZ is 100, and more in a virtual machine that gets no processor.
+const clockTick = 100 * time.Millisecond
 
 // racy reports whether an image started so soon after the last change of its file
 // that another one may have followed, after the start, under the same time. Then no

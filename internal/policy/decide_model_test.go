@@ -155,14 +155,21 @@ func (f *modelFile) outcome(p place, id *flow.Identity, to flow.Target) flow.Rea
 // ancestors are asked in turn.
 func (f *modelFile) program(b modelBinary, id *flow.Identity) flow.Reason {
 	nearest := flow.ReasonWrongBinary
-	for _, image := range append([]flow.Image{id.Image}, id.Ancestors...) {
+	for i, image := range append([]flow.Image{id.Image}, id.Ancestors...) {
 		named, lifted := f.image(b, image)
+		taints := image.Taints
+		if b.SHA256 != "" {
+			taints &^= flow.TaintChanged
+		}
+		if i > 0 {
+			taints |= id.Taints
+		}
 		switch {
 		case !named:
 			continue
-		case !lifted || !b.liftsAll(b.apart(image)|flow.TaintChanged, "changed") || !b.liftsAll(b.apart(id.Image)|flow.TaintChanged, "changed"):
+		case !lifted || !b.liftsAll(taints, "changed"):
 			nearest = nearer(nearest, flow.ReasonTaintedBinary)
-		case !b.liftsAll(b.apart(image)) || !b.liftsAll(b.apart(id.Image)):
+		case !b.liftsAll(taints):
 			nearest = nearer(nearest, flow.ReasonHashChanged)
 		case b.SHA256 == "" || b.SHA256 == image.SHA256:
 			nearest = nearer(nearest, flow.ReasonAllowed)
@@ -188,15 +195,6 @@ func (f *modelFile) image(b modelBinary, image flow.Image) (named, lifted bool) 
 		}
 	}
 	return named, lifted
-}
-
-// apart is what taints an image, which is not changed where it has the hash that
-// the binary asks for.
-func (b modelBinary) apart(image flow.Image) flow.Taint {
-	if b.SHA256 != "" && b.SHA256 == image.SHA256 {
-		return image.Taints &^ flow.TaintChanged
-	}
-	return image.Taints
 }
 
 func (b modelBinary) liftsAll(taints flow.Taint, too ...string) bool {
@@ -381,7 +379,7 @@ func TestDecideAgainstModel(t *testing.T) {
 			}
 		}
 	}
-	cameUp(t, reasons, 15, append(nearness, flow.ReasonInspectionUnavailable)...)
+	cameUp(t, reasons, 10, append(nearness, flow.ReasonInspectionUnavailable)...)
 	if refused > 1000 {
 		t.Errorf("the loader refuses %d policies: the test says little of the rest", refused)
 	}

@@ -397,7 +397,8 @@ network_policies:
 		{flow.Image{Path: "/usr/bin/tool"}, flow.ReasonHashUnavailable},
 		{flow.Image{Path: "/usr/bin/tool", SHA256: hash, Taints: flow.TaintMemfd}, flow.ReasonTaintedBinary},
 		{flow.Image{Path: "/usr/bin/tool", SHA256: hash, Taints: flow.TaintChanged}, flow.ReasonAllowed},
-		{flow.Image{Path: "/usr/bin/tool", SHA256: other, Taints: flow.TaintChanged}, flow.ReasonHashChanged},
+		{flow.Image{Path: "/usr/bin/tool", SHA256: other, Taints: flow.TaintChanged}, flow.ReasonHashMismatch},
+		{flow.Image{Path: "/usr/bin/tool", Taints: flow.TaintChanged}, flow.ReasonHashUnavailable},
 		{flow.Image{Path: "/usr/bin/tool", SHA256: hash, Taints: flow.TaintSetuid | flow.TaintScript}, flow.ReasonAllowed},
 		{flow.Image{Path: "/usr/bin/other", SHA256: hash}, flow.ReasonWrongBinary},
 	} {

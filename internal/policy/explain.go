@@ -181,11 +181,10 @@ func (w *walk) nearestBinary(binaries []Binary) *BinaryMatch {
 	var best *BinaryMatch
 	for i := range binaries {
 		for depth, image := range images {
-			m := w.matchBinary(&binaries[i], image)
+			m := w.matchBinary(&binaries[i], image, depth)
 			if m == nil {
 				continue
 			}
-			m.Ancestor = depth
 			if best == nil || grade(m.Outcome) < grade(best.Outcome) {
 				best = m
 			}
@@ -195,8 +194,11 @@ func (w *walk) nearestBinary(binaries []Binary) *BinaryMatch {
 }
 
 // matchBinary returns how a binary names an image; nil where it does not.
-func (w *walk) matchBinary(b *Binary, image flow.Image) *BinaryMatch {
-	m := &BinaryMatch{Written: b.Path, Image: image.Path, Taints: b.taintsOf(image) | b.taintsOf(w.question.Identity.Image)}
+func (w *walk) matchBinary(b *Binary, image flow.Image, depth int) *BinaryMatch {
+	m := &BinaryMatch{Written: b.Path, Image: image.Path, Ancestor: depth, Taints: b.taintsOf(image)}
+	if depth > 0 {
+		m.Taints |= w.question.Identity.Taints
+	}
 	if !b.Path.matches(image.Path) {
 		link, ok := w.link(b.Path, image.Path)
 		if !ok {
@@ -250,10 +252,10 @@ func (b *Binary) allowed() flow.Taint {
 	return all
 }
 
-// taintsOf returns an image's taints. A changed file that has the hash that is
-// asked for is the one that is meant.
+// taintsOf returns an image's taints. Where a hash is asked for, it says which file
+// is meant, and not what was used first.
 func (b *Binary) taintsOf(image flow.Image) flow.Taint {
-	if b.SHA256 != "" && string(b.SHA256) == image.SHA256 {
+	if b.SHA256 != "" {
 		return image.Taints &^ flow.TaintChanged
 	}
 	return image.Taints

@@ -33,11 +33,11 @@ func hint(d *flow.Decision, id *flow.Identity, target flow.Target) string {
 		return fmt.Sprintf("policy %s opens %s for other programs; add {path: %s} to its binaries",
 			d.Policy, target, quotePath(id.Path))
 	case flow.ReasonTaintedBinary:
-		return fmt.Sprintf("policy %s would match, but %s; the binary may put up with it by allow_taints", d.Policy, taintedImage(id))
+		return fmt.Sprintf("policy %s would match, but %s", d.Policy, taintedImage(id))
 	case flow.ReasonHashMismatch:
 		return fmt.Sprintf("policy %s would match, but the file is another than its sha256 says; if it was updated, write the new one", d.Policy)
 	case flow.ReasonHashUnavailable:
-		return fmt.Sprintf("policy %s would match, but for the sha256 it asks for: the file that runs could not be read (it was replaced or changed as it started, or is over 1 GiB); start the program again", d.Policy)
+		return fmt.Sprintf("policy %s would match, but for the sha256 it asks for: what is in the file that runs cannot be told (it was changed just before or after its start, is over 1 GiB, or its user can write it where writes leave no trace); start the program again, or have root install it", d.Policy)
 	case flow.ReasonHashChanged:
 		return fmt.Sprintf("policy %s would match, but %s is another file than the one that was first used under that path; "+
 			"if it was updated, write its sha256, or allow_taints: [changed] where it may change", d.Policy, quotePath(changedPath(id)))
@@ -64,10 +64,13 @@ func taintedImage(id *flow.Identity) string {
 			who = "its ancestor"
 		}
 		text := fmt.Sprintf("%s %s is tainted (%s)", who, quotePath(image.Path), strings.Join(taints.Names(), ", "))
-		if taints.Has(flow.TaintPreload) {
+		if taints.Has(flow.TaintPreload) && image.Preload != 0 {
 			text += "; its environment sets " + strings.Join(image.Preload.Names(), ", ")
 		}
-		return text
+		if !taints.Liftable() {
+			return text + ", which no binary can put up with"
+		}
+		return text + "; the binary may put up with it by allow_taints"
 	}
 	return "the policy names the program by a symbolic link that the sandbox can change; " +
 		"add allow_taints: [writable] to the binary if it may, or name the file it leads to"

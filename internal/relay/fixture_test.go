@@ -44,6 +44,7 @@ type fixture struct {
 	origin   flow.Origin
 	take     func(netip.AddrPort) (flow.Origin, error)
 	identify func(flow.ExecID) (*flow.Identity, error)
+	renew    func(*flow.Identity) *flow.Identity
 	await    func(context.Context, *flow.Identity) *flow.Identity
 	decide   func(*flow.Identity, flow.Target) *flow.Decision
 	dial     func(context.Context, flow.Target, *flow.Decision) (*net.TCPConn, error)
@@ -64,7 +65,7 @@ func (f *fixture) Dial(ctx context.Context, t flow.Target, d *flow.Decision) (*n
 	return f.dial(ctx, t, d)
 }
 
-func (f *fixture) Renew(id *flow.Identity) *flow.Identity { return id }
+func (f *fixture) Renew(id *flow.Identity) *flow.Identity { return f.renew(id) }
 func (f *fixture) Await(ctx context.Context, id *flow.Identity) *flow.Identity {
 	return f.await(ctx, id)
 }
@@ -84,6 +85,7 @@ func newFixture(t testing.TB, change func(*fixture, *Config)) *fixture {
 	f := &fixture{t: t, upstream: listen(t), capture: listenBare(t), proxy: listenBare(t), records: make(chan *flow.Record, 1<<16)}
 	f.origin = flow.Origin{Exec: curl.Exec, Destination: netip.AddrPortFrom(syntheticAllowed, 443), UID: 1000}
 	f.take = func(netip.AddrPort) (flow.Origin, error) { return f.origin, nil }
+	f.renew = func(id *flow.Identity) *flow.Identity { return id }
 	f.await = func(_ context.Context, id *flow.Identity) *flow.Identity { return id }
 	f.identify = func(flow.ExecID) (*flow.Identity, error) { return curl, nil }
 	f.decide = func(_ *flow.Identity, t flow.Target) *flow.Decision {

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"net"
 	"net/netip"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -172,7 +173,7 @@ func TestAudit(t *testing.T) {
 // and no other one waits.
 func TestAwaitsFiles(t *testing.T) {
 	known := flow.NewIdentity(flow.Image{Exec: curl.Exec, Path: curl.Path, SHA256: "ab"}, 1000, 1000, nil)
-	for _, reason := range []flow.Reason{flow.ReasonHashUnavailable, flow.ReasonHashChanged, flow.ReasonHashMismatch, flow.ReasonNoEndpoint} {
+	for _, reason := range []flow.Reason{flow.ReasonHashUnavailable, flow.ReasonHashChanged, flow.ReasonHashMismatch, flow.ReasonTaintedBinary, flow.ReasonNoEndpoint} {
 		t.Run(string(reason), func(t *testing.T) {
 			asked := 0
 			f := newFixture(t, func(f *fixture, _ *Config) {
@@ -217,5 +218,61 @@ func TestAwaitsFilesOnce(t *testing.T) {
 	f.expectRefused(f.capture)
 	if r := f.record(); r.Reason != flow.ReasonHashUnavailable || asked != 1 {
 		t.Errorf("%s, asked %d times", r.Reason, asked)
+	}
+}
+
+// A reload under which an open connection turns on a file that was not read yet waits
+// for it, and cuts the connection only by the answer.
+func TestRedecideAwaitsFiles(t *testing.T) {
+	for _, allowed := range []bool{true, false} {
+		var reloaded atomic.Bool
+		known := flow.NewIdentity(flow.Image{Exec: curl.Exec, Path: curl.Path, SHA256: "ab"}, 1000, 1000, nil)
+		var read atomic.Bool
+		gate := make(chan struct{})
+		f := newFixture(t, func(f *fixture, _ *Config) {
+			f.decide = func(id *flow.Identity, _ flow.Target) *flow.Decision {
+				switch {
+				case !reloaded.Load() || id == known && allowed:
+					return allowDecision
+				case id == known:
+					return denyDecision
+				}
+				return &flow.Decision{Engine: flow.EngineOPA, Reason: flow.ReasonHashUnavailable}
+			}
+			f.renew = func(id *flow.Identity) *flow.Identity {
+				if read.Load() {
+					return known
+				}
+				return id
+			}
+			f.await = func(context.Context, *flow.Identity) *flow.Identity {
+				<-gate
+				read.Store(true)
+				return known
+			}
+		})
+		client, server := f.pair()
+		reloaded.Store(true)
+		if n := f.relay.Redecide(); n != 0 {
+			t.Fatalf("%d connections were cut before the file was read", n)
+		}
+		close(gate)
+		if !allowed {
+			client.SetDeadline(time.Now().Add(patience))
+			expectReset(t, client)
+		} else {
+			for !read.Load() {
+				time.Sleep(time.Millisecond)
+			}
+			if _, err := client.Write([]byte("x")); err != nil {
+				t.Error(err)
+			}
+			if _, err := server.Read(make([]byte, 1)); err != nil {
+				t.Error(err)
+			}
+		}
+		client.Close()
+		server.Close()
+		f.record()
 	}
 }

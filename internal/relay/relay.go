@@ -109,11 +109,27 @@ func (r *Relay) Redecide() (closed int) {
 	r.again.Lock()
 	defer r.again.Unlock()
 	for _, c := range r.live.all() {
-		if c.redecide() {
+		if c.redecide(func(id *flow.Identity) { r.redecideLater(c, id) }) {
 			closed++
 		}
 	}
 	return closed
+}
+
+// redecideLater asks about a connection once the files of its program were read: it
+// is not ended for what nobody had to know so far. The caller holds again.
+func (r *Relay) redecideLater(c *conn, id *flow.Identity) {
+	if r.alive.Err() != nil {
+		return // Shutdown ends it, and may not wait for more
+	}
+	r.handlers.Go(func() {
+		ctx, cancel := context.WithTimeout(r.alive, r.cfg.FileTimeout)
+		defer cancel()
+		r.cfg.Identities.Await(ctx, id)
+		r.again.Lock()
+		defer r.again.Unlock()
+		c.redecide(nil)
+	})
 }
 
 // Shutdown closes the listeners, resets every connection and waits until all
@@ -130,7 +146,9 @@ func (r *Relay) Shutdown(ctx context.Context) error {
 	for _, c := range r.live.close() {
 		c.cut(interrupted(flow.ReasonShutdown, "the agent ended the connection"))
 	}
+	r.again.Lock() // no Redecide starts anything from now on
 	r.end()
+	r.again.Unlock()
 
 	done := make(chan struct{})
 	go func() {

@@ -143,15 +143,22 @@ func refusedBy(d *flow.Decision) *flow.Denial {
 }
 
 // redecide asks again, and cuts the connection where the answer is no, or no
-// longer covers the address that was dialled. It runs beside the handler.
-func (c *conn) redecide() bool {
+// longer covers the address that was dialled. It runs beside the handler. Where the
+// answer turns on files that were not read yet, await is called instead, if there is
+// one.
+func (c *conn) redecide(await func(*flow.Identity)) bool {
 	c.mu.Lock()
 	undecided, target, over, id := c.decision == nil, c.target, c.ended != nil, c.identity
 	c.mu.Unlock()
 	if undecided || over {
 		return false // nothing decided yet, or nothing left to end
 	}
-	now := c.relay.cfg.Decider.Decide(c.relay.cfg.Identities.Renew(id), target)
+	id = c.relay.cfg.Identities.Renew(id)
+	now := c.relay.cfg.Decider.Decide(id, target)
+	if now != nil && now.Reason.TurnsOnHash() && await != nil {
+		await(id)
+		return false
+	}
 	if now == nil {
 		now = &flow.Decision{Engine: flow.EngineRelay, Reason: flow.ReasonPolicyError}
 	}
