@@ -43,8 +43,9 @@ var ranks = map[string]int{
 	"internal/cli":  5,
 	"internal/tool": 5,
 
-	"cmd":          6,
-	"internal/e2e": 6, // tests of the whole
+	"cmd":             6,
+	"internal/e2e":    6, // tests of the whole
+	"internal/bypass": 6, // likewise
 
 	"internal/lint": 0,
 }
@@ -54,7 +55,7 @@ var ranks = map[string]int{
 var homes = map[string][]string{
 	"github.com/cilium/ebpf":            {"internal/datapath"},
 	"github.com/open-policy-agent/opa":  {"internal/policy", "policies"},
-	"github.com/vishvananda/netlink":    {"internal/netns"},
+	"github.com/vishvananda/netlink":    {"internal/netns", "internal/testenv"},
 	"github.com/creack/pty":             {"internal/tty"},
 	"github.com/fsnotify/fsnotify":      {"internal/watch"},
 	"golang.org/x/crypto/ssh":           {"internal/sshd"},

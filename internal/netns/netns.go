@@ -3,8 +3,8 @@
 // A sandbox's namespace has a loopback device and nothing else; the listeners of
 // the agent live in it while the agent does not. A namespace is held by an open
 // descriptor and never found through another process's /proc. What the sockets
-// made here carry, and what a sandbox is, is not known here. netlink is imported
-// nowhere else.
+// made here carry, and what a sandbox is, is not known here. Of what ships,
+// netlink is imported nowhere else.
 package netns
 
 import (

@@ -80,7 +80,7 @@ func NewWith(tb testing.TB, config Config) *Env {
 // Start builds an Env. It lives until Close; commands started from it end when
 // ctx does. The error is a *Skip where the machine cannot have one.
 func Start(ctx context.Context, config Config) (env *Env, err error) {
-	if err := check("ip", "nsenter"); err != nil {
+	if err := check("nsenter"); err != nil {
 		return nil, err
 	}
 	env = new(Env)
