@@ -4,6 +4,8 @@ import (
 	"net/netip"
 	"slices"
 	"strconv"
+
+	"golang.org/x/sys/unix"
 )
 
 // act does one thing in a process of its own, and returns what came of it.
@@ -19,6 +21,9 @@ func act(name string, args []string) string {
 // name.
 func acts() map[string]func([]string) string {
 	return map[string]func([]string) string{
+		"privileges": privileges,
+		"int80":      int80, "hold": hold, "filtered": filtered,
+		"raw":     func([]string) string { return open(unix.AF_INET, unix.SOCK_RAW, unix.IPPROTO_ICMP) },
 		"connect": func(a []string) string { return connectName(a[0], portOf(a[1])) },
 		"dial":    func(a []string) string { return connect(netip.MustParseAddr(a[0]), portOf(a[1])) },
 	}

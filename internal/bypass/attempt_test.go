@@ -48,6 +48,7 @@ type told struct {
 	verdict string // "deny" where empty
 	mode    string
 	by      string // the program's path, from the working directory where it is relative
+	maybe   bool   // whether there is one depends on who refuses first
 	// host is where to; empty: the attempt's own address or name; "-": nowhere, such
 	// a record (of a socket, of a bind) can be any one of its reason.
 	host string

@@ -37,7 +37,8 @@ type stage struct {
 	policies string
 	programs []string
 	records  string
-	stdout   io.ReadCloser // nil: collected
+	stdout   io.Reader  // nil: collected
+	given    []*os.File // closed here once the run has them
 	// preset are addresses to which the test itself opened connections.
 	preset map[netip.Addr]bool
 
@@ -176,6 +177,9 @@ func (s *stage) run(g group) (*report, error) {
 	}
 	if err := s.cmd.Start(); err != nil {
 		return nil, err
+	}
+	for _, f := range s.given {
+		_ = f.Close() // or the reading would have no end
 	}
 	timer := time.AfterFunc(runLimit, func() { _ = s.cmd.Process.Kill() })
 	defer timer.Stop()

@@ -9,6 +9,7 @@ import (
 	"net/netip"
 	"os"
 	"os/exec"
+	"runtime"
 	"strings"
 	"time"
 
@@ -219,3 +220,7 @@ func unwrap(err error) error {
 	}
 	return err
 }
+
+// runtimeLock ties this goroutine to its thread, for what is a thread's own. It is
+// never given back: the process becomes another program, or ends.
+func runtimeLock() { runtime.LockOSThread() }

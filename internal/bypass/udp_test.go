@@ -20,7 +20,7 @@ func udpGroup() group {
 			{row: 3, name: "sendto", try: to(7, sendTo), want: no, told: byHook("udp")},
 			{row: 3, name: "quic", try: to(443, sendQUIC), want: no, told: byHook("udp")},
 			{row: 3, name: "ntp", try: to(123, sendTo), want: no, told: byHook("udp")},
-			{row: 3, name: "port_0", try: to(0, sendTo), want: no, told: byHook("udp")},
+			{row: 3, name: "port_0", try: to(0, sendTo), want: "EINVAL"},
 			{row: 3, name: "ipv6", want: no, told: byHook("udp"),
 				try: func(in *intruder) string { return sendTo(netip.AddrPortFrom(in.v6, 7)) }},
 			{row: 3, name: "mapped", want: no, told: byHook("udp"),
