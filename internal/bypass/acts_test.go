@@ -1,7 +1,7 @@
 package bypass
 
 import (
-	"net/netip"
+	"os"
 	"slices"
 	"strconv"
 
@@ -10,6 +10,9 @@ import (
 
 // act does one thing in a process of its own, and returns what came of it.
 func act(name string, args []string) string {
+	if got, is := scriptAct(name, args); is {
+		return got
+	}
 	do, found := acts()[name]
 	if !found {
 		return "no such act: " + name
@@ -21,11 +24,22 @@ func act(name string, args []string) string {
 // name.
 func acts() map[string]func([]string) string {
 	return map[string]func([]string) string{
-		"privileges": privileges,
-		"int80":      int80, "hold": hold, "filtered": filtered,
-		"raw":     func([]string) string { return open(unix.AF_INET, unix.SOCK_RAW, unix.IPPROTO_ICMP) },
-		"connect": func(a []string) string { return connectName(a[0], portOf(a[1])) },
-		"dial":    func(a []string) string { return connect(netip.MustParseAddr(a[0]), portOf(a[1])) },
+		"connect":       func(a []string) string { return connectName(a[0], portOf(a[1])) },
+		"privileges":    privileges,
+		"raw":           func([]string) string { return open(unix.AF_INET, unix.SOCK_RAW, unix.IPPROTO_ICMP) },
+		"int80":         int80,
+		"hold":          hold,
+		"filtered":      filtered,
+		"fexec":         fexec,
+		"comm":          comm,
+		"connect-exec":  connectExec,
+		"start-exec":    startExec,
+		"use":           use,
+		"connect-given": connectGiven,
+		"forked":        forked,
+		"memfd":         runMemfd,
+		"deleted":       runDeleted,
+		"wait":          func([]string) string { _, _ = os.Stdin.Read(make([]byte, 1)); return ok },
 	}
 }
 

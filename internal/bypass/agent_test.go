@@ -37,7 +37,7 @@ func agentGroup() group {
 			})},
 			{row: 13, name: "memory_of_init", want: "EACCES", try: init(func(int) string {
 				return every(map[string]string{
-					"mem": openWord("/proc/1/mem", unix.O_RDWR), "environ": openWord("/proc/1/environ", unix.O_RDONLY),
+					"mem": openWord("/proc/1/mem", unix.O_RDONLY), "environ": openWord("/proc/1/environ", unix.O_RDONLY),
 					"maps": openWord("/proc/1/maps", unix.O_RDONLY), "exe": readLink("/proc/1/exe"), "root": readLink("/proc/1/root"),
 					"cwd": readLink("/proc/1/cwd"),
 				})

@@ -18,6 +18,7 @@ func groups() []group {
 		networkGroup(), udpGroup(), dnsGroup(), socketsGroup(), listenersGroup(), foreignGroup(),
 		namespacesGroup(), doorsGroup(), privilegesGroup(),
 		agentGroup(), syscallsGroup(), ptraceGroup(), ttyGroup(),
+		identityGroup(), taintsGroup(),
 	}
 }
 
