@@ -1,6 +1,7 @@
 package bypass
 
 import (
+	"net/netip"
 	"os"
 	"slices"
 	"strconv"
@@ -25,6 +26,10 @@ func act(name string, args []string) string {
 func acts() map[string]func([]string) string {
 	return map[string]func([]string) string{
 		"connect":       func(a []string) string { return connectName(a[0], portOf(a[1])) },
+		"dial":          func(a []string) string { return connect(netip.MustParseAddr(a[0]), portOf(a[1])) },
+		"again":         again,
+		"orphan":        orphan,
+		"leave":         leave,
 		"privileges":    privileges,
 		"raw":           func([]string) string { return open(unix.AF_INET, unix.SOCK_RAW, unix.IPPROTO_ICMP) },
 		"int80":         int80,

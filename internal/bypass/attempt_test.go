@@ -85,8 +85,8 @@ type group struct {
 	attempts func() []attempt
 	// stage prepares what is outside before the sandbox starts.
 	stage func(*stage) error
-	// play goes on outside while the sandbox runs.
-	play func(*stage) error
+	// dies: there is a run before, whose agent is killed.
+	dies bool
 }
 
 // intruder is the world as an attempt sees it.

@@ -14,6 +14,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/ringfence/ringfence/internal/event"
 	"github.com/ringfence/ringfence/internal/testenv"
 )
 
@@ -36,6 +37,7 @@ type stage struct {
 	// open.test.
 	policies string
 	programs []string
+	lifted   []string // programs whose taints policy puts up with
 	records  string
 	stdout   io.Reader  // nil: collected
 	given    []*os.File // closed here once the run has them
@@ -67,6 +69,7 @@ type report struct {
 	flows    []testenv.Flow
 	queries  []testenv.Query
 	preset   map[netip.Addr]bool
+	lifted   []string
 }
 
 // record is what is looked at in a line of --records.
@@ -99,6 +102,14 @@ func perform(ctx context.Context, g group) (_ *report, err error) {
 	}
 	if err := s.prepare(g); err != nil {
 		return nil, fmt.Errorf("prepare the run: %w", err)
+	}
+	if g.dies {
+		if err := s.runToDeath(); err != nil {
+			return nil, fmt.Errorf("first run: %w", err)
+		}
+		if err := s.prepare(g); err != nil {
+			return nil, err
+		}
 	}
 	return s.run(g)
 }
@@ -183,14 +194,6 @@ func (s *stage) run(g group) (*report, error) {
 	}
 	timer := time.AfterFunc(runLimit, func() { _ = s.cmd.Process.Kill() })
 	defer timer.Stop()
-	played := make(chan error, 1)
-	go func() {
-		if g.play == nil {
-			played <- nil
-			return
-		}
-		played <- g.play(s)
-	}()
 	if s.stdout != nil {
 		if _, err := io.Copy(&stdout, s.stdout); err != nil {
 			return nil, fmt.Errorf("read output: %w", err)
@@ -200,11 +203,8 @@ func (s *stage) run(g group) (*report, error) {
 	if err := s.cmd.Wait(); err != nil && !errors.As(err, &exit) && !errors.Is(err, context.Canceled) {
 		return nil, err
 	}
-	if err := <-played; err != nil {
-		return nil, fmt.Errorf("outside: %w", err)
-	}
 	r := &report{
-		dir: s.dir, outcomes: map[string]string{}, stderr: stderr.String(), preset: s.preset,
+		dir: s.dir, outcomes: map[string]string{}, stderr: stderr.String(), preset: s.preset, lifted: s.lifted,
 		status: s.cmd.ProcessState.ExitCode(), queries: s.env.Queries(),
 	}
 	var err error
@@ -237,6 +237,13 @@ func (r *report) readRecords(path string) error {
 		var rec record
 		if err := json.Unmarshal(line, &rec); err != nil {
 			return fmt.Errorf("read record %q: %w", line, err)
+		}
+		for _, text := range []*string{&rec.Binary, &rec.Host} {
+			raw, err := event.Unescape(*text)
+			if err != nil {
+				return fmt.Errorf("read record %q: %w", line, err)
+			}
+			*text = raw
 		}
 		r.records = append(r.records, rec)
 	}

@@ -1,6 +1,7 @@
 package bypass
 
 import (
+	"bufio"
 	"context"
 	"errors"
 	"fmt"
@@ -224,3 +225,9 @@ func unwrap(err error) error {
 // runtimeLock ties this goroutine to its thread, for what is a thread's own. It is
 // never given back: the process becomes another program, or ends.
 func runtimeLock() { runtime.LockOSThread() }
+
+// readLine returns the first line.
+func readLine(r io.Reader) string {
+	line, _ := bufio.NewReader(r).ReadString('\n')
+	return strings.TrimSpace(line)
+}

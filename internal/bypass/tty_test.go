@@ -67,7 +67,7 @@ func ttyGroup() group {
 				return word(unix.IoctlSetTermios(0, unix.TCSETS, settings))
 			}},
 		}
-	}, play: nil}
+	}}
 }
 
 // onTerminal gives the run a terminal, which must be after it as it was before.
