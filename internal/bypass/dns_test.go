@@ -86,7 +86,7 @@ func dnsAttempts() []attempt {
 			try: func(in *intruder) string { return connect(in.v4, portHTTPS) }},
 		{row: 4, name: "doq", want: "EPERM", told: byHook("udp"),
 			try: func(in *intruder) string { return sendTo(netip.AddrPortFrom(in.v4, 853)) }},
-		{row: 4, name: "mdns", want: "EPERM", told: elsewhere("224.0.0.251"),
+		{row: 4, name: "mdns", want: "EPERM", told: udpTo("224.0.0.251"),
 			try: func(*intruder) string { return sendTo(netip.MustParseAddrPort("224.0.0.251:5353")) }},
 	}
 }

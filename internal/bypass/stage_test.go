@@ -161,6 +161,7 @@ func (s *stage) prepare(g group) error {
 		"--resolver", s.env.Resolver().String(),
 		"--trusted-network", "203.0.113.0/24", "--trusted-network", "198.51.100.0/24", "--trusted-network", "2001:db8::/32",
 		"--workdir", s.dir, "--user", fmt.Sprint(userID), "--policy", policy,
+		"--env", "GODEBUG=asyncpreemptoff=1", // or the runtime's signals interrupt system calls
 		"--", filepath.Join(s.dir, g.runner), attackCommand, g.name)
 	if g.stage != nil {
 		if err := g.stage(s); err != nil {

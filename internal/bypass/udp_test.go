@@ -36,16 +36,16 @@ func udpGroup() group {
 			{row: 3, name: "connected_to_loopback", try: loopbackThenElsewhere, want: no, told: byHook("udp")},
 			{row: 3, name: "corked", try: corked, want: no, told: byHook("udp")},
 			{row: 3, name: "to_open_name", try: datagramToName, want: no, told: byHook("udp")},
-			{row: 3, name: "multicast", want: no, told: elsewhere("224.0.0.251"),
+			{row: 3, name: "multicast", want: no, told: udpTo("224.0.0.251"),
 				try: func(*intruder) string { return sendTo(netip.MustParseAddrPort("224.0.0.251:5353")) }},
 			{row: 3, name: "broadcast", want: no + " EACCES", try: broadcast},
-			{row: 3, name: "metadata", want: no, told: elsewhere("169.254.169.254"),
+			{row: 3, name: "metadata", want: no, told: udpTo("169.254.169.254"),
 				try: func(*intruder) string { return sendTo(netip.MustParseAddrPort("169.254.169.254:80")) }},
 		}
 	}}
 }
 
-func elsewhere(host string) told { t := byHook("udp"); t.host = host; return t }
+func udpTo(host string) told { t := byHook("udp"); t.host = host; return t }
 
 func datagramSocket(to netip.Addr) (int, error) {
 	return socket(familyOf(to), unix.SOCK_DGRAM, 0)
