@@ -209,7 +209,7 @@ func becomeWith(a []string, flags int) string {
 	}
 	err = unix.Connect(fd, &unix.SockaddrInet4{Port: portEcho, Addr: addr.As4()})
 	if err != nil && !errors.Is(err, unix.EINPROGRESS) {
-		return word(err)
+		return refusal(err)
 	}
 	runtimeLock()
 	return "exec: " + word(unix.Exec(a[1], []string{a[1], actCommand, a[2], fmt.Sprint(fd)}, nil))
@@ -241,7 +241,7 @@ func shareWith(in *intruder, program string) string {
 	file := os.NewFile(uintptr(fd), "shared")
 	defer file.Close()
 	if err := unix.Connect(fd, &unix.SockaddrInet4{Port: portEcho, Addr: addr.As4()}); err != nil {
-		return word(err)
+		return refusal(err)
 	}
 	cmd := exec.Command(program, actCommand, "use", "3")
 	cmd.ExtraFiles = []*os.File{file}

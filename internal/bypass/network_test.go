@@ -2,7 +2,6 @@ package bypass
 
 import (
 	"net/netip"
-	"strings"
 	"unsafe"
 
 	"golang.org/x/sys/unix"
@@ -88,7 +87,7 @@ func scoped(*intruder) string {
 	defer unix.Close(fd)
 	to := &unix.SockaddrInet6{Port: portEcho, ZoneId: 1, Addr: netip.MustParseAddr("fe80::1").As16()}
 	if err := unix.Connect(fd, to); err != nil {
-		return word(err)
+		return refusal(err)
 	}
 	return talk(fd)
 }
@@ -256,7 +255,7 @@ func nonblocking(in *intruder) string {
 	}
 	defer unix.Close(fd)
 	err = unix.Connect(fd, sockaddr(netip.AddrPortFrom(in.v4, portEcho)))
-	if got := word(err); !strings.Contains("OK EINPROGRESS", got) {
+	if got := refusal(err); got != ok && got != "EINPROGRESS" {
 		return got
 	}
 	poll := []unix.PollFd{{Fd: int32(fd), Events: unix.POLLOUT}}

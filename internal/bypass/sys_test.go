@@ -136,9 +136,18 @@ func connect(to netip.Addr, port uint16) string {
 
 func connectOn(fd int, to netip.Addr, port uint16) string {
 	if err := unix.Connect(fd, sockaddr(netip.AddrPortFrom(to, port))); err != nil {
-		return word(err)
+		return refusal(err)
 	}
 	return talk(fd)
+}
+
+// refusal says why a connect failed. The reset of a denied connection may come
+// before connect returns.
+func refusal(err error) string {
+	if errors.Is(err, unix.ECONNRESET) {
+		return reset
+	}
+	return word(err)
 }
 
 // talk says the payload and waits for an answer, whatever that is.
