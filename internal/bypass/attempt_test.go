@@ -48,7 +48,8 @@ type told struct {
 	verdict string // "deny" where empty
 	mode    string
 	by      string // the program's path, from the working directory where it is relative
-	maybe   bool   // whether there is one depends on who refuses first
+	maybe   bool   // there may be one: that depends on the kernel
+	taints  string // that it names at least
 	// host is where to; empty: the attempt's own address or name; "-": nowhere, such
 	// a record (of a socket, of a bind) can be any one of its reason.
 	host string
@@ -70,7 +71,7 @@ func denied(reason string) told { return told{reason: reason, mode: "transparent
 
 // label is what the attempt's own names begin with.
 func (a attempt) label() string {
-	return fmt.Sprintf("row%02d-%s", a.row, strings.ReplaceAll(a.name, "_", "-"))
+	return fmt.Sprintf("row%02d-%s", a.row, strings.ToLower(strings.ReplaceAll(a.name, "_", "-")))
 }
 
 // title is the name of the attempt's test.

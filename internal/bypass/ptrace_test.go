@@ -48,7 +48,7 @@ func ptraceGroup() group {
 			})},
 			{row: 25, name: "filter_of_own", want: reset, try: func(in *intruder) string {
 				return said(exec.Command(in.stranger(), actCommand, "filtered", in.client(), actCommand, "connect", in.open, "7"))
-			}, told: told{reason: "tainted", mode: "transparent", by: client}},
+			}, told: refusedAs(client, "filtered")},
 		}
 	}}
 }

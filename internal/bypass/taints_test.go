@@ -11,14 +11,8 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
-)
 
-// What is to close what is still open below.
-const (
-	taintWritable = "the taint writable of a program that the sandbox can change"
-	taintPreload  = "the taint preload"
-	taintScript   = "the taint script"
-	trustOnce     = "the hash of a program, trusted on first use"
+	"github.com/ringfence/ringfence/internal/flow"
 )
 
 // taintsGroup: other code under the path of an allowed program (rows 22, 23, 24 and
@@ -36,7 +30,7 @@ func taintsGroup() group {
 func changeablePrograms(s *stage) error {
 	own := func(name string) string { return filepath.Join(s.dir, "own", name) }
 	var errs []error
-	for _, name := range []string{"tool", "lifted", "lifted-renamed", "running", "pinned"} {
+	for _, name := range []string{"tool", "lifted", "lifted-renamed", "running", "pinned", "pinned-changed"} {
 		errs = append(errs, copyProgram("/proc/self/exe", own(name), 0o755), os.Chown(own(name), userID, userID))
 	}
 	errs = append(errs,
@@ -59,7 +53,9 @@ func changeablePrograms(s *stage) error {
 	for _, name := range []string{"lifted", "lifted-renamed"} {
 		s.policies += fmt.Sprintf("      - {path: %q, allow_taints: [writable]}\n", own(name))
 	}
-	s.policies += fmt.Sprintf("      - {path: %q, allow_taints: [writable], sha256: %q}\n", own("pinned"), sum)
+	for _, name := range []string{"pinned", "pinned-changed"} {
+		s.policies += fmt.Sprintf("      - {path: %q, allow_taints: [writable], sha256: %q}\n", own(name), sum)
+	}
 	return errors.Join(errs...)
 }
 
@@ -76,12 +72,15 @@ func digest(path string) (string, error) {
 	return fmt.Sprintf("%x", sum.Sum(nil)), nil
 }
 
-// refusedAs is the record of a program that would match, but for what is known of
-// its file.
-func refusedAs(program string) told {
-	t := denied("tainted wrong_binary hash_changed hash_mismatch hash_unavailable")
-	t.by = program
-	return t
+// refusedAs is the record of a program that would match, but for its taints.
+func refusedAs(program, taints string) told {
+	return told{reason: "tainted", mode: "transparent", by: program, taints: taints}
+}
+
+// changedAs is the record of one that would match, but for the hash of its file. A
+// file that was written a moment ago has none yet.
+func changedAs(program, reason string) told {
+	return told{reason: reason + " hash_unavailable", mode: "transparent", by: program}
 }
 
 // changedAttempts change the file under an allowed path (row 22).
@@ -91,15 +90,15 @@ func changedAttempts() []attempt {
 		return in.run(filepath.Join(in.own, name), "connect", in.open, "7")
 	}
 	return []attempt{
-		{row: 22, name: "own_file_unchanged", want: reset, open: taintWritable, told: refusedAs(own("tool")),
+		{row: 22, name: "own_file_unchanged", want: reset, told: refusedAs(own("tool"), "writable"),
 			try: func(in *intruder) string { return run(in, "tool") }},
-		{row: 22, name: "overwritten", want: reset, open: taintWritable, told: refusedAs(own("tool")), try: func(in *intruder) string {
+		{row: 22, name: "overwritten", want: reset, told: refusedAs(own("tool"), "writable"), try: func(in *intruder) string {
 			if err := changeInPlace(filepath.Join(in.own, "tool")); err != nil {
 				return "prepare: " + word(err)
 			}
 			return run(in, "tool")
 		}},
-		{row: 22, name: "overwritten_after_first_use", want: reset, open: trustOnce, told: refusedAs(own("lifted")), try: func(in *intruder) string {
+		{row: 22, name: "overwritten_after_first_use", want: reset, told: changedAs(own("lifted"), "hash_changed"), try: func(in *intruder) string {
 			// The first use is what is trusted. Where it is refused already, so much the better.
 			if got := run(in, "lifted"); got != data && got != reset {
 				return "first: " + got
@@ -109,7 +108,7 @@ func changedAttempts() []attempt {
 			}
 			return run(in, "lifted")
 		}},
-		{row: 22, name: "renamed_over_after_first_use", want: reset, open: trustOnce, told: refusedAs(own("lifted-renamed")), try: func(in *intruder) string {
+		{row: 22, name: "renamed_over_after_first_use", want: reset, told: changedAs(own("lifted-renamed"), "hash_changed"), try: func(in *intruder) string {
 			if got := run(in, "lifted-renamed"); got != data && got != reset {
 				return "first: " + got
 			}
@@ -118,16 +117,18 @@ func changedAttempts() []attempt {
 			}
 			return run(in, "lifted-renamed")
 		}},
-		{row: 22, name: "pinned_then_changed", want: reset, told: refusedAs(own("pinned")), try: func(in *intruder) string {
-			if err := changeInPlace(filepath.Join(in.own, "pinned")); err != nil {
+		{row: 22, name: "pinned", want: data, told: told{reason: "allowed", verdict: "allow", by: own("pinned")},
+			try: func(in *intruder) string { return run(in, "pinned") }},
+		{row: 22, name: "pinned_then_changed", want: reset, told: changedAs(own("pinned-changed"), "hash_mismatch"), try: func(in *intruder) string {
+			if err := changeInPlace(filepath.Join(in.own, "pinned-changed")); err != nil {
 				return "prepare: " + word(err)
 			}
-			return run(in, "pinned")
+			return run(in, "pinned-changed")
 		}},
 		{row: 22, name: "write_while_it_runs", want: "ETXTBSY", try: func(in *intruder) string {
 			return whileRunning(in, func(path string) string { return openWord(path, unix.O_WRONLY) })
 		}},
-		{row: 22, name: "renamed_over_while_it_runs", want: reset, open: taintWritable, told: refusedAs(own("running")), try: func(in *intruder) string {
+		{row: 22, name: "renamed_over_while_it_runs", want: reset, told: refusedAs(own("running"), "writable"), try: func(in *intruder) string {
 			return whileRunning(in, func(path string) string {
 				if err := changeByRename(in, path); err != nil {
 					return "prepare: " + word(err)
@@ -182,16 +183,16 @@ func whileRunning(in *intruder, do func(path string) string) string {
 // (row 23).
 func unnamedAttempts() []attempt {
 	return []attempt{
-		{row: 23, name: "memfd", want: reset, told: denied("tainted wrong_binary"), try: func(in *intruder) string {
+		{row: 23, name: "memfd", want: reset, told: told{reason: "tainted wrong_binary", taints: "memfd"}, try: func(in *intruder) string {
 			return in.run(in.stranger(), "memfd", in.client(), in.open)
 		}},
-		{row: 23, name: "deleted", want: reset, told: denied("tainted wrong_binary"), try: func(in *intruder) string {
+		{row: 23, name: "deleted", want: reset, told: refusedAs("/tmp/gone", "deleted"), try: func(in *intruder) string {
 			if err := copyProgram(in.client(), "/tmp/gone", 0o755); err != nil {
 				return word(err)
 			}
 			return in.run(in.stranger(), "deleted", "/tmp/gone", in.open)
 		}},
-		{row: 23, name: "on_own_mount", want: reset, open: taintWritable, told: refusedAs("/tmp/tool"), try: func(in *intruder) string {
+		{row: 23, name: "on_own_mount", want: reset, told: refusedAs("/tmp/tool", "writable"), try: func(in *intruder) string {
 			if err := copyProgram(in.stranger(), "/tmp/tool", 0o755); err != nil {
 				return word(err)
 			}
@@ -242,19 +243,19 @@ func runDeleted(a []string) string {
 // preloadAttempts have other code loaded into the allowed program (row 24). This
 // one is static and takes no notice: what counts is that the fence does.
 func preloadAttempts() []attempt {
+	// Whoever may run an interpreter may give it a file: it is told, no more.
+	scripted := told{reason: "allowed", verdict: "allow", mode: "transparent", by: client, taints: "script"}
 	all := []attempt{
-		{row: 24, name: "loader", want: reset + " absent", told: maybeDenied("wrong_binary tainted"), try: byLoader},
-		{row: 24, name: "script_of_client", want: reset, open: taintScript, told: refusedAs(client), try: func(in *intruder) string {
+		{row: 24, name: "loader", want: reset + " absent", told: maybeTainted("loader"), try: byLoader},
+		{row: 24, name: "script_of_client", want: data, told: scripted, try: func(in *intruder) string {
 			if err := os.WriteFile("/tmp/script", []byte("#!"+in.client()+" act\n"), 0o755); err != nil {
 				return word(err)
 			}
 			return in.run("/tmp/script", "connect", in.open, "7")
 		}},
 	}
-	for _, variable := range []string{
-		"LD_PRELOAD", "LD_AUDIT", "LD_LIBRARY_PATH", "NODE_OPTIONS", "BUN_OPTIONS", "PYTHONPATH", "PERL5OPT", "GIT_SSH_COMMAND",
-	} {
-		all = append(all, attempt{row: 24, name: variable, want: reset, open: taintPreload, told: refusedAs(client), try: func(in *intruder) string {
+	for _, variable := range flow.PreloadVariables() {
+		all = append(all, attempt{row: 24, name: variable, want: reset, told: refusedAs(client, "preload"), try: func(in *intruder) string {
 			cmd := exec.Command(in.client(), actCommand, "connect", in.open, "7")
 			cmd.Env = []string{variable + "=/tmp/other"}
 			return said(cmd)
@@ -263,7 +264,10 @@ func preloadAttempts() []attempt {
 	return all
 }
 
-func maybeDenied(reason string) told { t := denied(reason); t.maybe = true; return t }
+// maybeTainted is for what not every machine has.
+func maybeTainted(taint string) told {
+	return told{reason: "wrong_binary tainted", taints: taint, maybe: true}
+}
 
 // byLoader runs a program that policy names by the dynamic loader: then the loader
 // is the image.
@@ -291,8 +295,7 @@ func linkAttempts() []attempt {
 			return againAndAgain(in, path)
 		}
 	}
-	strangers := denied("tainted")
-	strangers.by = stranger
+	strangers := refusedAs(stranger, "")
 	return []attempt{
 		{row: 38, name: "own_link", want: reset, told: strangers, try: repoint("link")},
 		{row: 38, name: "link_to_own_link", want: reset, told: strangers, try: repoint("middle", "first")},
