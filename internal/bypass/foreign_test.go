@@ -108,15 +108,18 @@ func (s *stage) openDoor() error {
 		return err
 	}
 	err = errors.Join(unix.Bind(fd, &unix.SockaddrUnix{Name: path}), os.Chmod(path, 0o777), unix.Listen(fd, 1))
+	rights := unix.UnixRights(int(passed.Fd()))
+	done := make(chan struct{})
 	go func() {
-		conn, _, err := unix.Accept(fd)
-		if err == nil {
-			_ = unix.Sendmsg(conn, []byte("x"), unix.UnixRights(int(passed.Fd())), nil, 0)
+		defer close(done)
+		if conn, _, err := unix.Accept(fd); err == nil {
+			_ = unix.Sendmsg(conn, []byte("x"), rights, nil, 0)
 			_ = unix.Close(conn)
 		}
 	}()
 	s.atEnd(func() error {
 		_ = unix.Shutdown(fd, unix.SHUT_RDWR) // ends the accept
+		<-done
 		return errors.Join(passed.Close(), unix.Close(fd))
 	})
 	return err
