@@ -31,6 +31,12 @@ func (dp *Datapath) ReadExec(id flow.ExecID) (flow.Exec, error) {
 	if err != nil {
 		return flow.Exec{}, err
 	}
+	return execOf(id, &r, path), nil
+}
+
+// execOf returns what a record says, whose path was read already. A length that no
+// hook writes is cut to what is there.
+func execOf(id flow.ExecID, r *agentExecRecord, path string) flow.Exec {
 	exec := flow.Exec{
 		Image: flow.Image{
 			Exec:    id,
@@ -46,7 +52,7 @@ func (dp *Datapath) ReadExec(id flow.ExecID) (flow.Exec, error) {
 	for _, a := range r.Ancestors[:min(int(r.AncestorsLen), len(r.Ancestors))] {
 		exec.Ancestors = append(exec.Ancestors, execID(a))
 	}
-	return exec, nil
+	return exec
 }
 
 // taintsOf adds to the hook's taints the one that the name of the file tells.
@@ -58,12 +64,20 @@ func taintsOf(path string, taints uint32) flow.Taint {
 }
 
 func (dp *Datapath) readPath(r *agentExecRecord) (string, error) {
+	return r.path(func() (*agentLongPath, error) {
+		var long agentLongPath
+		return &long, dp.objects.LongPaths.Lookup(r.Id, &long)
+	})
+}
+
+// path returns the path of a record. A long one is looked up.
+func (r *agentExecRecord) path(lookUp func() (*agentLongPath, error)) (string, error) {
 	n := int(r.PathLen)
 	if n <= pathInline {
 		return string(r.Path[:n]), nil
 	}
-	var long agentLongPath
-	if err := dp.objects.LongPaths.Lookup(r.Id, &long); err != nil || n > pathMax {
+	long, err := lookUp()
+	if err != nil || n > pathMax {
 		return "", fmt.Errorf("read long path of exec %v: %w", execID(r.Id), ErrNotFound)
 	}
 	// The walk writes from the end.

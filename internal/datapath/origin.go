@@ -36,13 +36,16 @@ func (o *Origins) Take(remote netip.AddrPort) (flow.Origin, error) {
 	if err != nil {
 		return flow.Origin{}, fmt.Errorf("take origin of %v: %w", remote, err)
 	}
-	sock := &origin.Sock
+	return originOf(&origin.Sock), nil
+}
+
+func originOf(sock *agentSockOrigin) flow.Origin {
 	return flow.Origin{
 		Exec:        execID(sock.Exec),
 		Destination: netip.AddrPortFrom(address(sock.Destination), sock.Port),
 		Proxy:       sock.Proxy != 0,
 		UID:         sock.Uid,
-	}, nil
+	}
 }
 
 func (dp *Datapath) takeOrigin(key agentOriginKey) (agentOrigin, error) {

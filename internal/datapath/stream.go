@@ -44,11 +44,19 @@ func read[T any](ctx context.Context, m *ebpf.Map, emit func(*T)) error {
 			}
 			return fmt.Errorf("read %s: %w", m, err)
 		}
-		if len(record.RawSample) < int(unsafe.Sizeof(*new(T))) {
-			continue // not to be: the samples are of one size
+		if raw := sample[T](record.RawSample); raw != nil {
+			emit(raw)
 		}
-		emit((*T)(unsafe.Pointer(&record.RawSample[0])))
 	}
+}
+
+// sample returns what the bytes of a sample are; nil where they are too few, which is
+// not to be: the samples are of one size.
+func sample[T any](raw []byte) *T {
+	if len(raw) < int(unsafe.Sizeof(*new(T))) {
+		return nil
+	}
+	return (*T)(unsafe.Pointer(unsafe.SliceData(raw)))
 }
 
 func rejection(raw *agentRejection) flow.Rejection {
