@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"syscall"
+	"unicode/utf8"
 )
 
 // Exit statuses for a command that could not be started, as a shell has them.
@@ -67,8 +68,10 @@ func faultOf(err error) *fault {
 		step = &StepError{Step: "start", Err: err, Code: ExitRingfence}
 	}
 	f := &fault{Step: step.Step, Text: step.Err.Error(), Hint: step.Hint, Code: step.Code}
-	const most = 2 << 10 // JSON may need several bytes for one
-	if len(f.Text) > most {
+	if most := 2 << 10; len(f.Text) > most { // JSON may need several bytes for one
+		for most > 0 && !utf8.RuneStart(f.Text[most]) {
+			most--
+		}
 		f.Text = f.Text[:most] + " …"
 	}
 	_ = errors.As(step.Err, &f.Errno)

@@ -266,3 +266,17 @@ func TestExecAfterInitDied(t *testing.T) {
 		}
 	}
 }
+
+// A working directory below a mask is shown, whatever the bytes of its name.
+func TestWorkingDirectoryOfAnyBytes(t *testing.T) {
+	dir := filepath.Join(probeDir(t), "w\xff\x1b[31m\n\u202e")
+	if err := os.Mkdir(dir, 0o755); err != nil {
+		t.Fatal(err)
+	}
+	n := start(t, visible(dir))
+	c := command("sh", "-c", "pwd -P")
+	c.Dir = dir
+	if r := runIn(t, n, c); r.out != dir+"\n" {
+		t.Errorf("%+v", r)
+	}
+}

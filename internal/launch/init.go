@@ -23,7 +23,7 @@ const signalRoom = 64
 // initOrder is what the agent tells sandbox-init.
 type initOrder struct {
 	Name     string      `json:"name"`
-	Visible  []string    `json:"visible"`
+	Visible  [][]byte    `json:"visible"` // paths need not be UTF-8
 	User     rootfs.User `json:"user"`
 	Files    *filesOrder `json:"files,omitempty"`
 	Required bool        `json:"required"` // Landlock is

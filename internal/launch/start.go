@@ -80,7 +80,7 @@ func Start(ctx context.Context, config Config) (_ *Namespaces, err error) {
 		return nil, err
 	}
 	if err := sendOrder(n.init.conn, initOrder{
-		Name: config.Name, Visible: config.Visible,
+		Name: config.Name, Visible: byteStrings(config.Visible),
 		User: config.User, Files: config.Files.order(), Required: config.LandlockRequired,
 	}); err != nil {
 		return nil, n.initFault(err)

@@ -103,7 +103,7 @@ func isMasked(path string) bool {
 }
 
 func (v *view) holdVisible() error {
-	for _, path := range v.order.Visible {
+	for _, path := range textStrings(v.order.Visible) {
 		real, err := filepath.EvalSymlinks(path)
 		if errors.Is(err, fs.ErrNotExist) {
 			continue // the command's own chdir has the better error
