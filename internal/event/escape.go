@@ -39,8 +39,20 @@ func Escape(raw string) string {
 	return b.String()
 }
 
-// Unescape returns the raw bytes that Escape was given.
+// Unescape returns the raw bytes that Escape was given. A text that Escape does not
+// make, such as \x41 for an A, is an error: no two texts stand for the same bytes.
 func Unescape(text string) (string, error) {
+	raw, err := unescape(text)
+	if err == nil && Escape(raw) != text {
+		err = fmt.Errorf("%w: %q", ErrEscape, text)
+	}
+	if err != nil {
+		return "", err
+	}
+	return raw, nil
+}
+
+func unescape(text string) (string, error) {
 	var b strings.Builder
 	for {
 		plain, rest, found := strings.Cut(text, `\`)

@@ -37,7 +37,7 @@ func AppendJSON(dst []byte, r *flow.Record) ([]byte, error) {
 	if err != nil {
 		return dst, fmt.Errorf("encode record: %w", err)
 	}
-	return append(appendPrintable(dst, text), '\n'), nil
+	return append(AppendPrintable(dst, text), '\n'), nil
 }
 
 // escapeAll returns an empty list for nil: a reader finds [] and not null.
@@ -49,9 +49,10 @@ func escapeAll(raw []string) []string {
 	return escaped
 }
 
-// appendPrintable appends JSON text, which is valid UTF-8, and escapes what does
-// not print. Such a character can only stand within a string.
-func appendPrintable(dst, text []byte) []byte {
+// AppendPrintable appends JSON text, which is valid UTF-8 and on one line, and escapes
+// what does not print: encoding/json leaves DEL, C1 and bidi controls as they are. Such
+// a character can only stand within a string.
+func AppendPrintable(dst, text []byte) []byte {
 	for len(text) > 0 {
 		r, size := utf8.DecodeRune(text)
 		switch {
