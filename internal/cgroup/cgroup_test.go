@@ -130,10 +130,41 @@ func FuzzParseMounts(f *testing.F) {
 	f.Add("1 2 3:4 \\0 \\377 x - cgroup2\n")
 	f.Fuzz(func(t *testing.T, text string) {
 		mounts, _ := parseMounts(strings.NewReader(text))
+		if len(mounts) > strings.Count(text, "\n")+1 {
+			t.Errorf("%d mounts", len(mounts))
+		}
 		for _, m := range mounts {
-			if len(m.Point) > len(text) || m.Type == "" {
+			if len(m.Point) > len(text) {
 				t.Errorf("%+v", m)
 			}
+		}
+	})
+}
+
+// FuzzMountNames: a mount whose names hold any bytes is read as the one mount that it
+// is, for users may mount (by FUSE) where they like.
+func FuzzMountNames(f *testing.F) {
+	f.Add("/", "/sys/fs/cgroup", "cgroup2", "rw")
+	f.Add("/a b", "/mnt/\t\n\\040#", "fuse.x", "")
+	f.Add("/", "/home/u/\u00a0x\u00a0-\u00a0cgroup2\u2003cgroup2\u2003rw", "fuse.sshfs", "rw")
+	f.Add("net:[4026531840]", "/run/\r\v\f\xff/x", "nsfs", "rw")
+	escape := strings.NewReplacer(" ", `\040`, "\t", `\011`, "\n", `\012`, `\`, `\134`, "#", `\043`)
+	f.Fuzz(func(t *testing.T, root, point, kind, options string) {
+		if root == "" || root == "-" || !strings.HasPrefix(point, "/") || kind == "" || strings.Contains(root+point+kind+options, "\x00") {
+			return // which the kernel has not
+		}
+		line := fmt.Sprintf("36 35 0:31 %s %s rw,nosuid shared:9 master:2 - %s src %s\n",
+			escape.Replace(root), escape.Replace(point), escape.Replace(kind), escape.Replace(options))
+		if len(line) > 1<<20 {
+			return
+		}
+		mounts, err := parseMounts(strings.NewReader(line))
+		want := []Mount{{Root: root, Point: point, Type: kind}}
+		if escape.Replace(kind) != kind {
+			want[0].Type = escape.Replace(kind) // no file system's name needs it
+		}
+		if diff := cmp.Diff(want, mounts); err != nil || diff != "" {
+			t.Errorf("%q: %v (-want +got):\n%s", line, err, diff)
 		}
 	})
 }

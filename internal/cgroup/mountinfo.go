@@ -42,7 +42,9 @@ func parseMounts(r io.Reader) ([]Mount, error) {
 	lines := bufio.NewScanner(r)
 	lines.Buffer(nil, 1<<20) // an overlay's options can be long
 	for lines.Scan() {
-		fields := strings.Fields(lines.Text())
+		// The kernel escapes blanks, tabs and newlines only. What else Unicode calls
+		// space is a part of a name, which a user may have chosen.
+		fields := strings.Split(lines.Text(), " ")
 		dash := slices.Index(fields, "-")
 		if dash < 6 || dash+1 >= len(fields) {
 			continue
