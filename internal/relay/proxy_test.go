@@ -11,7 +11,6 @@ import (
 	"net"
 	"net/http"
 	"net/http/httptest"
-	"net/netip"
 	"os/exec"
 	"strings"
 	"testing"
@@ -255,29 +254,4 @@ func TestRealClients(t *testing.T) {
 			}
 		})
 	}
-}
-
-// FuzzRequest: a target that is taken from a request has one reading.
-func FuzzRequest(f *testing.F) {
-	f.Add("allowed.example:443", "allowed.example")
-	f.Add("[2001:db8::1]:443", "[2001:db8::1]")
-	f.Add("198.18.0.1:443", "198.18.0.1:443")
-	f.Add("a@b:1", "b:1")
-	f.Fuzz(func(t *testing.T, text, host string) {
-		target, err := flow.ParseTarget(text)
-		if err != nil {
-			return
-		}
-		if again, err := flow.ParseTarget(target.String()); err != nil || again != target {
-			t.Errorf("%q is %v, which reads as %v, %v", text, target, again, err)
-		}
-		if agrees(host, target) {
-			if other, err := flow.ParseTarget(host); err == nil && other != target {
-				t.Errorf("%q agrees with %v", host, target)
-			}
-		}
-		if addr, err := netip.ParseAddr(target.Host); err == nil != target.Addr.IsValid() || err == nil && addr != target.Addr {
-			t.Errorf("%q: host %q with address %v", text, target.Host, target.Addr)
-		}
-	})
 }

@@ -4,6 +4,7 @@ import (
 	"bufio"
 	"bytes"
 	"errors"
+	"io"
 	"net/http"
 	"strings"
 	"testing"
@@ -123,14 +124,41 @@ func FuzzHead(f *testing.F) {
 		if !bytes.HasSuffix(data[:head.Size], []byte("\r\n\r\n")) || bytes.Count(data[:head.Size], []byte("\n")) != bytes.Count(data[:head.Size], []byte("\r\n")) {
 			t.Fatalf("size %d is not the end of the head", head.Size)
 		}
-		req, err := http.ReadRequest(bufio.NewReader(bytes.NewReader(data[:head.Size])))
-		if err != nil {
-			return
+		// What follows is no part of it, and changes nothing.
+		var whole HeadScanner
+		if again, err := whole.Scan(append(bytes.Clone(data[:head.Size]), "\r\n\r\nGET / HTTP/1.1"...)); err != nil || again != head {
+			t.Fatalf("with other bytes behind it: %+v, %v", again, err)
 		}
-		if req.Method != head.Method || req.RequestURI != head.Target || req.ProtoMinor != head.Minor {
-			t.Fatalf("net/http reads %s %q 1.%d, the scan %+v", req.Method, req.RequestURI, req.ProtoMinor, head)
-		}
+		compareHead(t, data[:head.Size], head)
 	})
+}
+
+// compareHead: where net/http reads the head, it reads the same, and ends where the
+// scan does.
+func compareHead(t *testing.T, data []byte, head Head) {
+	t.Helper()
+	const behind = "behind the head"
+	in := bufio.NewReader(io.MultiReader(bytes.NewReader(data), strings.NewReader(behind)))
+	req, err := http.ReadRequest(in)
+	if err != nil {
+		return
+	}
+	if req.Method != head.Method || req.RequestURI != head.Target || req.ProtoMajor != 1 || req.ProtoMinor != head.Minor {
+		t.Fatalf("net/http reads %s %q %s, the scan %+v", req.Method, req.RequestURI, req.Proto, head)
+	}
+	// The authority of a target, where it has one, comes before the field there.
+	if req.URL.Host == "" && req.Host != head.Host {
+		t.Fatalf("net/http reads the host %q, the scan %+v", req.Host, head)
+	}
+	if req.Method == http.MethodConnect && (req.ContentLength > 0 || req.TransferEncoding != nil) {
+		t.Fatalf("a CONNECT with a body of %d, %q", req.ContentLength, req.TransferEncoding)
+	}
+	if len(req.TransferEncoding) > 0 && bytes.Contains(bytes.ToLower(data), []byte("\ncontent-length:")) {
+		t.Fatalf("two ways to tell the end of the body: %q", data)
+	}
+	if rest, err := io.ReadAll(in); err != nil || string(rest) != behind {
+		t.Fatalf("net/http leaves %q behind a head of %d bytes", rest, head.Size)
+	}
 }
 
 func BenchmarkHead(b *testing.B) {
