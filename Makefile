@@ -38,6 +38,10 @@ test: ## run all tests, as root, with the race detector
 test-short: ## run the tests that need neither root nor BPF
 	go test -short ./...
 
+.PHONY: fuzz
+fuzz: ## run every fuzz target for a minute, one at a time (FUZZTIME)
+	scripts/fuzz
+
 .PHONY: bench
 bench: ## run the benchmarks, as root
 	scripts/bench

@@ -1,6 +1,8 @@
 package cli
 
 import (
+	"net/netip"
+	"strings"
 	"testing"
 
 	"github.com/ringfence/ringfence/internal/flow"
@@ -78,6 +80,37 @@ func FuzzParseEndpoint(f *testing.F) {
 		}
 		if again, err := flow.ParseTarget(target.String()); err != nil || again != target {
 			t.Errorf("%q became %+v, which reads as %+v, %v", text, target, again, err)
+		}
+		// Nothing of a path, a query or a user has become the host.
+		if _, rest, ok := strings.Cut(text, "://"); ok {
+			authority, _, _ := strings.Cut(rest, "/")
+			authority, _, _ = strings.Cut(authority, "?")
+			authority, _, _ = strings.Cut(authority, "#")
+			if strings.Contains(authority, "@") || !strings.HasPrefix(strings.ToLower(authority), target.Host) && !target.Addr.IsValid() {
+				t.Errorf("%q became %+v", text, target)
+			}
+		}
+	})
+}
+
+// FuzzParseResolver: a server has one reading, in each of the ways to write it.
+func FuzzParseResolver(f *testing.F) {
+	for _, s := range []string{"192.0.2.53", "192.0.2.53:5353", "2001:db8::53", "[2001:db8::53]:5353", "[192.0.2.53]", "0.0.0.0", "[fe80::1%lo]:53", "192.0.2.53:0", "2001:db8::53:53"} {
+		f.Add(s)
+	}
+	f.Fuzz(func(t *testing.T, text string) {
+		server, ok := parseResolver(text)
+		if !ok {
+			return
+		}
+		if server.Port() == 0 || server.Addr().IsUnspecified() || server.Addr().IsMulticast() {
+			t.Errorf("%q is %v", text, server)
+		}
+		if again, ok := parseResolver(server.String()); !ok || again != server {
+			t.Errorf("%q is %v, which is %v, %v", text, server, again, ok)
+		}
+		if addr, err := netip.ParseAddr(text); err == nil && server != netip.AddrPortFrom(addr, 53) {
+			t.Errorf("the address %q is %v", text, server)
 		}
 	})
 }

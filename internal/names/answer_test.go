@@ -8,7 +8,6 @@ import (
 
 	"github.com/miekg/dns"
 
-	"github.com/ringfence/ringfence/internal/flow"
 	"github.com/ringfence/ringfence/internal/testenv"
 )
 
@@ -207,48 +206,6 @@ func TestRawName(t *testing.T) {
 			t.Errorf("rawName(%q) = %q, want %q", text, got, want)
 		}
 	}
-}
-
-func FuzzRespond(f *testing.F) {
-	s, _ := newServer(f)
-	for _, q := range []*dns.Msg{
-		question("example.com.", dns.TypeA), question(longest+".", dns.TypeAAAA),
-		question("evil.example.", dns.TypeTXT), question("example.com.", dns.TypeANY),
-		new(dns.Msg).SetIxfr("example.com.", 1, "a.", "b."), question("example.com.", dns.TypeA).SetEdns0(512, true),
-	} {
-		raw, err := q.Pack()
-		if err != nil {
-			f.Fatal(err)
-		}
-		f.Add(raw)
-	}
-	f.Fuzz(func(t *testing.T, query []byte) {
-		raw := s.respond(query, netip.AddrPort{})
-		if raw == nil {
-			if len(query) >= dnsHeaderSize && query[2]&0x80 == 0 {
-				t.Error("silence for a query")
-			}
-			return
-		}
-		if len(raw) > maxReply {
-			t.Errorf("a reply of %d bytes", len(raw))
-		}
-		var reply dns.Msg
-		if err := reply.Unpack(raw); err != nil {
-			t.Fatalf("unpack reply %x: %v", raw, err)
-		}
-		if !reply.Response || !slices.Equal(raw[:2], query[:2]) {
-			t.Errorf("not the reply to this query: %v", &reply)
-		}
-		for _, rr := range reply.Answer {
-			host, err := flow.CanonicalHost(strings.TrimSuffix(rr.Header().Name, "."))
-			addr, ok := addressOf(rr)
-			named, assigned := s.cfg.Pool.Host(addr)
-			if err != nil || !s.cfg.Zone.Declares(host) || !ok || !assigned || named != host {
-				t.Errorf("answer %v, which stands for %q", rr, named)
-			}
-		}
-	})
 }
 
 func TestServerLongestName(t *testing.T) {
