@@ -4,11 +4,10 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"strconv"
 	"strings"
 	"syscall"
-	"unicode/utf8"
 
+	"github.com/ringfence/ringfence/internal/event"
 	"github.com/ringfence/ringfence/internal/launch"
 	"github.com/ringfence/ringfence/internal/policy"
 	"github.com/ringfence/ringfence/internal/source"
@@ -32,8 +31,8 @@ func (e *signalError) Error() string { return "ended by signal: " + e.signal.Str
 // report tells a person what failed, a line for each thing, and what to do about
 // it. It returns the exit status that says the same.
 func report(out io.Writer, err error) int {
-	for line := range strings.Lines(err.Error()) {
-		fmt.Fprintf(out, "ringfence: %s\n", printable(strings.TrimSuffix(line, "\n")))
+	for _, message := range messages(err) {
+		fmt.Fprintf(out, "ringfence: %s\n", event.Prose(message))
 	}
 	status, next := launch.ExitRingfence, ""
 	var (
@@ -62,18 +61,30 @@ func report(out io.Writer, err error) int {
 		status = own.status
 	}
 	if next != "" {
-		fmt.Fprintf(out, "hint: %s\n", printable(next))
+		fmt.Fprintf(out, "hint: %s\n", event.Prose(next))
 	}
 	return status
 }
 
-// printable leaves nothing that a terminal would obey: a message may have names in
-// it that somebody else chose.
-func printable(text string) string {
-	return strings.Map(func(r rune) rune {
-		if strconv.IsPrint(r) {
-			return r
+// messages returns what an error says, one for each thing that failed. A newline in
+// one is a name's, and not the end of it.
+func messages(err error) []string {
+	text := err.Error()
+	switch e := err.(type) { //nolint:errorlint // only what is on top is taken apart
+	case policy.LoadError:
+		return strings.Split(text, "\n")
+	case interface{ Unwrap() []error }:
+		var all []string
+		for _, one := range e.Unwrap() {
+			all = append(all, messages(one)...)
 		}
-		return utf8.RuneError
-	}, text)
+		if strings.Join(all, "\n") == text { // joined, without words of its own
+			return all
+		}
+	case interface{ Unwrap() error }:
+		if inner := e.Unwrap(); inner != nil && inner.Error() == text { // a hint, a status
+			return messages(inner)
+		}
+	}
+	return []string{text}
 }

@@ -1,6 +1,7 @@
 package cli
 
 import (
+	"bytes"
 	"encoding/json"
 	"fmt"
 	"io"
@@ -9,6 +10,8 @@ import (
 
 	"github.com/spf13/cobra"
 	"github.com/spf13/pflag"
+
+	"github.com/ringfence/ringfence/internal/event"
 )
 
 // Exit statuses of the policy commands.
@@ -81,9 +84,25 @@ func (o *output) check() error {
 	return nil
 }
 
+// writeJSON writes JSON that may be shown on a terminal as it is.
 func writeJSON(out io.Writer, value any) error {
-	encoder := json.NewEncoder(out)
+	var text bytes.Buffer
+	encoder := json.NewEncoder(&text)
 	encoder.SetEscapeHTML(false)
 	encoder.SetIndent("", "  ")
-	return encoder.Encode(value)
+	if err := encoder.Encode(value); err != nil {
+		return err
+	}
+	_, err := out.Write(event.AppendPrintable(nil, text.Bytes()))
+	return err
+}
+
+// printable leaves nothing in lines of text that a terminal would obey. What others
+// chose is quoted in them already; this is for what was forgotten.
+func printable(text string) string {
+	lines := strings.Split(text, "\n")
+	for i, line := range lines {
+		lines[i] = event.Prose(line)
+	}
+	return strings.Join(lines, "\n")
 }

@@ -1,16 +1,19 @@
 package cli
 
 import (
+	"encoding/json"
 	"errors"
 	"fmt"
 
 	"github.com/spf13/cobra"
 
+	"github.com/ringfence/ringfence/internal/event"
 	"github.com/ringfence/ringfence/internal/policy"
 	"github.com/ringfence/ringfence/internal/source"
 )
 
-// finding is a problem or a warning, as JSON has it.
+// finding is a problem or a warning, as JSON has it. The name of the file is escaped as
+// in records: a backslash is doubled, and a byte that is no UTF-8 is \xNN.
 type finding struct {
 	File    string `json:"file"`
 	Line    int    `json:"line"`
@@ -21,6 +24,13 @@ type finding struct {
 
 func findingOf(p policy.Place, message string) finding {
 	return finding{p.File, p.Line, p.Column, p.Field, message}
+}
+
+// MarshalJSON implements json.Marshaler.
+func (f finding) MarshalJSON() ([]byte, error) {
+	type plain finding
+	f.File = event.Escape(f.File)
+	return json.Marshal(plain(f))
 }
 
 // text returns "file:line:column: kind: field: message", which editors read.
@@ -110,10 +120,10 @@ func (c *checked) write(env Env, format string) error {
 		return writeJSON(env.Stdout, c)
 	}
 	for _, f := range c.Errors {
-		fmt.Fprintln(env.Stdout, f.text("error"))
+		fmt.Fprintln(env.Stdout, event.Prose(f.text("error")))
 	}
 	for _, f := range c.Warnings {
-		fmt.Fprintln(env.Stdout, f.text("warning"))
+		fmt.Fprintln(env.Stdout, event.Prose(f.text("warning")))
 	}
 	word := "not ok: "
 	if c.OK {

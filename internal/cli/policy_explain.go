@@ -112,7 +112,7 @@ func (o *explainOptions) explain(ctx context.Context, env Env) (int, error) {
 	if o.out.value == "json" {
 		err = writeJSON(env.Stdout, explanationJSON(q, x, notes))
 	} else {
-		_, err = fmt.Fprint(env.Stdout, explanationText(q, x, notes))
+		_, err = fmt.Fprint(env.Stdout, printable(explanationText(q, x, notes)))
 	}
 	if err != nil || x.Decision.Verdict.Passes() && x.Dial == "" {
 		return policyFine, err

@@ -7,7 +7,9 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"github.com/ringfence/ringfence/internal/event"
 	"github.com/ringfence/ringfence/internal/source"
+	"github.com/ringfence/ringfence/internal/tty"
 )
 
 func newPolicyShow(env Env) *cobra.Command {
@@ -53,7 +55,11 @@ func showRaw(env Env, set source.Set) error {
 	if len(content.Policies) != 1 {
 		return unread(hint(errors.New("--raw shows one policy, not "+strconv.Itoa(len(content.Policies))), "without --raw several are shown as one"))
 	}
-	_, err = env.Stdout.Write(content.Policies[0].Data)
+	text := content.Policies[0].Data
+	if tty.IsTerminal(env.Stdout) {
+		text = []byte(printable(string(text))) // a file may hold anything
+	}
+	_, err = env.Stdout.Write(text)
 	return err
 }
 
@@ -68,7 +74,7 @@ func showPolicy(env Env, set source.Set, opts *viewOptions, format string) error
 	}
 	defer v.close()
 	for _, note := range notes {
-		fmt.Fprintln(env.Stderr, "note: "+note)
+		fmt.Fprintln(env.Stderr, "note: "+event.Prose(note))
 	}
 	write := p.YAML
 	if format == "json" {
@@ -79,7 +85,7 @@ func showPolicy(env Env, set source.Set, opts *viewOptions, format string) error
 		return err
 	}
 	if format == "json" {
-		text = append(text, '\n')
+		text = event.AppendPrintable(nil, append(text, '\n'))
 	}
 	_, err = env.Stdout.Write(text)
 	return err

@@ -39,7 +39,7 @@ func openRecorder(env Env, path string) (*recorder, error) {
 	}
 	if path != "" {
 		r.writer = event.NewWriter(event.WriterConfig{Out: out, Report: func(err error) {
-			fmt.Fprintf(env.Stderr, "ringfence: records are being lost: %v\n", err)
+			fmt.Fprintf(env.Stderr, "ringfence: records are being lost: %s\n", event.Prose(err.Error()))
 		}})
 		r.sinks = append(r.sinks, r.writer)
 	}

@@ -85,3 +85,23 @@ func Quote(raw string) string {
 	quoted := strconv.Quote(raw)
 	return quoted[1 : len(quoted)-1]
 }
+
+// Prose makes a sentence of ours safe to print, on one line. Names that others chose
+// are quoted in it already, as a rule: so only what does not print becomes a Go escape,
+// and quotes and backslashes stay as they are.
+func Prose(text string) string {
+	var b strings.Builder
+	for len(text) > 0 {
+		r, size := utf8.DecodeRuneInString(text)
+		switch {
+		case r == utf8.RuneError && size == 1:
+			b.WriteString(Quote(text[:1]))
+		case strconv.IsPrint(r):
+			b.WriteString(text[:size])
+		default:
+			b.WriteString(Quote(text[:size]))
+		}
+		text = text[size:]
+	}
+	return b.String()
+}

@@ -153,7 +153,7 @@ deny        40  -                -                 udp
 deny         1  -                -                 policy_refused
 deny         1  /bin/\x1b[31msh  [2001:db8::1]:80  no_endpoint
   started by: /bin/init > /bin/a\nb
-  hint: add�it
+  hint: add\nit
 allow        3  /usr/bin/curl    example.com:443   allowed
 `
 	if diff := cmp.Diff(want, b.String()); diff != "" {

@@ -25,6 +25,7 @@ func FuzzEscape(f *testing.F) {
 			t.Errorf("Unescape(Escape(%q)) = %q, %v", raw, got, err)
 		}
 		checkPrintable(t, Quote(raw))
+		checkPrintable(t, Prose(raw))
 		var r flow.Record
 		texts := fill(reflect.ValueOf(&r).Elem(), raw)
 		line, err := AppendJSON(nil, &r)

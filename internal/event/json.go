@@ -49,14 +49,14 @@ func escapeAll(raw []string) []string {
 	return escaped
 }
 
-// AppendPrintable appends JSON text, which is valid UTF-8 and on one line, and escapes
-// what does not print: encoding/json leaves DEL, C1 and bidi controls as they are. Such
-// a character can only stand within a string.
+// AppendPrintable appends JSON text, which is valid UTF-8, and escapes what does not
+// print: encoding/json leaves DEL, C1 and bidi controls as they are. Such a character
+// can only stand within a string, and a newline only outside of one.
 func AppendPrintable(dst, text []byte) []byte {
 	for len(text) > 0 {
 		r, size := utf8.DecodeRune(text)
 		switch {
-		case strconv.IsPrint(r):
+		case strconv.IsPrint(r), r == '\n':
 			dst = append(dst, text[:size]...)
 		case r > 0xffff:
 			high, low := utf16.EncodeRune(r)

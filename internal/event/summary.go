@@ -151,7 +151,7 @@ func (g *group) explain(b *strings.Builder) {
 		fmt.Fprintf(b, "  started by: %s\n", g.startedBy)
 	}
 	if g.hint != "" {
-		fmt.Fprintf(b, "  hint: %s\n", prose(g.hint))
+		fmt.Fprintf(b, "  hint: %s\n", Prose(g.hint))
 	}
 }
 
@@ -188,15 +188,4 @@ func cell(raw string) string {
 		return "…" + Quote(raw)
 	}
 	return Quote(raw)
-}
-
-// prose makes a sentence of ours safe to print. What a sandbox chose is quoted in
-// it already, so that quoting the whole again would only make it hard to read.
-func prose(text string) string {
-	return strings.Map(func(r rune) rune {
-		if strconv.IsPrint(r) {
-			return r
-		}
-		return utf8.RuneError
-	}, text)
 }
