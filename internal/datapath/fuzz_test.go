@@ -55,6 +55,8 @@ func FuzzExecRecord(f *testing.F) {
 	f.Add(execSeed("", uint16(pathMax), 0, 0), []byte(strings.Repeat("/d", pathMax/2)))
 	f.Add(execSeed("", uint16(pathMax)+1, 17, 129), []byte(nil))
 	f.Add(execSeed("/x", 0xffff, 0xffff, 0xffffffff), []byte(nil))
+	unknown := agentExecRecord{Taints: ^uint32(0), Preload: ^uint32(0)}
+	f.Add(kernelBytes(&unknown), []byte(nil))
 	f.Fuzz(func(t *testing.T, raw, longPath []byte) {
 		r := fromKernel[agentExecRecord](raw)
 		n := int(r.PathLen)
@@ -99,10 +101,9 @@ func FuzzExecRecord(f *testing.F) {
 		if len(exec.Script) > len(r.Script) || !strings.HasPrefix(string(r.Script[:]), exec.Script) {
 			t.Errorf("script %q of %q", exec.Script, r.Script)
 		}
-		for _, name := range exec.Taints.Names() {
-			if _, known := flow.ParseTaint(name); !known {
-				t.Errorf("taint %q is none", name)
-			}
+		// What this build does not know is no reason to trust the image.
+		if len(exec.Taints.Names()) == 0 && exec.Taints != 0 {
+			t.Errorf("taints %#x have no names", exec.Taints)
 		}
 	})
 }

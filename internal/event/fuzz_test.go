@@ -3,6 +3,7 @@ package event
 import (
 	"encoding/json"
 	"reflect"
+	"regexp"
 	"strings"
 	"testing"
 	"unicode/utf8"
@@ -102,9 +103,12 @@ func FuzzSummary(f *testing.F) {
 	f.Add("/bin/sh", "example.com", "/usr/bin/claude", "add it", uint16(443))
 	f.Add("\x1b]0;x\a", "a\nallow  1  -", "\u202e\xff", "hint\u2028two\r\n\x9b31m", uint16(0))
 	f.Add(strings.Repeat("\u00e9", 100), strings.Repeat("\xff", 100), strings.Repeat("/a", 2000), "", uint16(1))
+	f.Add("/bin/sh  good.example:443  allowed", "a b", "/x y", "h", uint16(1))
+	f.Add(" ", " ", " ", "", uint16(0))
+	quoted := regexp.MustCompile(`(^|[ …])"(\\.|[^"\\])*"`)
 	f.Fuzz(func(t *testing.T, binary, host, ancestor, hint string, port uint16) {
 		var s Summary
-		r := &flow.Record{Binary: binary, Host: host, Port: port, Ancestors: []string{ancestor, ancestor}, Hint: hint, Reason: flow.Reason(hint)}
+		r := &flow.Record{Binary: binary, Host: host, Port: port, Ancestors: []string{ancestor, ancestor}, Hint: hint, Reason: flow.ReasonUDP}
 		s.Emit(r)
 		s.Emit(r)
 		var out strings.Builder
@@ -122,7 +126,9 @@ func FuzzSummary(f *testing.F) {
 		for _, line := range lines {
 			checkPrintable(t, line)
 		}
-		if fields := strings.Fields(lines[1]); len(fields) < 4 || fields[0] != "deny" || fields[1] != "2" {
+		// Blanks stand between columns, or within quotes.
+		row := quoted.ReplaceAllString(lines[1], " q")
+		if fields := strings.Fields(row); fields[0] != "deny" || fields[1] != "2" || len(fields) != 5 {
 			t.Errorf("row %q", lines[1])
 		}
 	})

@@ -185,7 +185,16 @@ func cell(raw string) string {
 			_, size := utf8.DecodeRuneInString(raw)
 			raw = raw[size:]
 		}
-		return "…" + Quote(raw)
+		return "…" + word(raw)
+	}
+	return word(raw)
+}
+
+// word quotes text so that it is one word of a row: a blank in a name is no end of its
+// column.
+func word(raw string) string {
+	if strings.Contains(raw, " ") {
+		return `"` + Quote(raw) + `"`
 	}
 	return Quote(raw)
 }

@@ -208,6 +208,9 @@ func rights(oob []byte) ([]int, error) {
 	}
 	var fds []int
 	for i := range messages {
+		if len(messages[i].Data)%4 != 0 { // x/sys would index beyond its list
+			return nil, fmt.Errorf("parse descriptors: %w", unix.EINVAL)
+		}
 		got, err := unix.ParseUnixRights(&messages[i])
 		if err != nil {
 			return nil, fmt.Errorf("parse descriptors: %w", err)
