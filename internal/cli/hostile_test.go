@@ -3,13 +3,18 @@ package cli
 import (
 	"bytes"
 	"encoding/json"
+	"errors"
 	"fmt"
+	"io"
 	"os"
 	"path/filepath"
 	"strconv"
 	"strings"
 	"testing"
 	"unicode/utf8"
+
+	"github.com/ringfence/ringfence/internal/source"
+	"github.com/ringfence/ringfence/internal/tty"
 )
 
 // hostileTexts are what names, hosts, paths and files may hold that a terminal obeys,
@@ -157,6 +162,56 @@ func TestHostileTexts(t *testing.T) {
 				}
 			}
 		})
+	}
+}
+
+// What the environment says is told as well, and so is what a log line has.
+func TestHostileEnvironmentAndLog(t *testing.T) {
+	for name, text := range hostileTexts {
+		for _, variable := range []string{"RINGFENCE_ENDPOINT", "NAVIGATOR_ENDPOINT"} {
+			var out strings.Builder
+			_, err := controlPlane("", Env{Environ: []string{variable + "=" + text}})
+			if err == nil && name != "homograph" {
+				t.Errorf("%s: %s is taken", name, variable)
+			}
+			if err != nil {
+				report(&out, err)
+			}
+			checkShown(t, name, out.String())
+		}
+		var out strings.Builder
+		log := newLog(&out, true)
+		log.With("with "+name, text).Warn(text, "text", text, "error", errors.New(text))
+		checkShown(t, name, out.String())
+		if lines := strings.Count(out.String(), "\n"); lines != 1 {
+			t.Errorf("%s: %d lines are logged: %q", name, lines, out.String())
+		}
+	}
+}
+
+// On a terminal, the text of a policy is printed and not obeyed; else it is as it is.
+func TestRawPolicyOnATerminal(t *testing.T) {
+	text := "version: 1 # \x1b[31m\u202e\x9b\n# second\n"
+	path := filepath.Join(t.TempDir(), "p.yaml")
+	if err := os.WriteFile(path, []byte(text), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	if stdout, _, _ := runShown(t, t.TempDir(), "policy", "show", "--raw", path); stdout != text {
+		t.Errorf("a file gets %q", stdout)
+	}
+	master, slave, err := tty.Open()
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer master.Close()
+	defer slave.Close()
+	if err := showRaw(Env{Stdout: slave}, source.Set{Specs: []string{path}}); err != nil {
+		t.Fatal(err)
+	}
+	const want = `version: 1 # \x1b[31m\u202e\x9b` + "\r\n# second\r\n"
+	got := make([]byte, len(want))
+	if _, err := io.ReadFull(master, got); err != nil || string(got) != want {
+		t.Errorf("a terminal gets %q, %v; want %q", got, err, want)
 	}
 }
 

@@ -97,7 +97,7 @@ func checkRecords(t *testing.T, path string) {
 	}
 }
 
-// saw is where in the records a hostile text must be found, as raw bytes.
+// sighting is where in the records a hostile text must be found, as raw bytes.
 type sighting struct {
 	text   string // its name
 	field  func(record) string
@@ -230,6 +230,9 @@ func TestHostileArguments(t *testing.T) {
 				checkTerminal(t, shown)
 				if got.status != tt.status || got.stdout != tt.stdout || (shown == "") != (tt.status == 0) {
 					t.Errorf("%q: status %d, stdout %q, terminal %q", tt.args, got.status, got.stdout, shown)
+				}
+				if tt.status == 127 && !strings.Contains(shown, event.Prose(text)) {
+					t.Errorf("%q: %q does not say what was not found", tt.args, shown)
 				}
 			}
 		})

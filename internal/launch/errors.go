@@ -57,7 +57,7 @@ func (e *remoteError) Unwrap() error {
 }
 
 func (f *fault) stepError() *StepError {
-	return &StepError{Step: f.Step, Err: &remoteError{text: f.Text, errno: f.Errno}, Hint: f.Hint, Code: f.Code}
+	return &StepError{Step: f.Step, Err: &remoteError{text: string(f.Text), errno: f.Errno}, Hint: f.Hint, Code: f.Code}
 }
 
 // faultOf turns any error of the child into what goes to the agent. The text is
@@ -67,13 +67,14 @@ func faultOf(err error) *fault {
 	if !errors.As(err, &step) {
 		step = &StepError{Step: "start", Err: err, Code: ExitRingfence}
 	}
-	f := &fault{Step: step.Step, Text: step.Err.Error(), Hint: step.Hint, Code: step.Code}
-	if most := 2 << 10; len(f.Text) > most { // JSON may need several bytes for one
-		for most > 0 && !utf8.RuneStart(f.Text[most]) {
+	text := step.Err.Error()
+	if most := 2 << 10; len(text) > most {
+		for most > 0 && !utf8.RuneStart(text[most]) {
 			most--
 		}
-		f.Text = f.Text[:most] + " …"
+		text = text[:most] + " …"
 	}
+	f := &fault{Step: step.Step, Text: []byte(text), Hint: step.Hint, Code: step.Code}
 	_ = errors.As(step.Err, &f.Errno)
 	return f
 }

@@ -32,7 +32,7 @@ func Main(args []string) (handled bool) {
 func report(err error) int {
 	f := faultOf(err)
 	if sendErr := sendReply(reply{Fault: f}); sendErr != nil {
-		fmt.Fprintf(os.Stderr, "ringfence: %s: %s\n", f.Step, f.Text)
+		fmt.Fprintf(os.Stderr, "ringfence: %s: %q\n", f.Step, f.Text) // quoted: paths are in it
 	}
 	return f.Code
 }

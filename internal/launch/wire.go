@@ -52,7 +52,7 @@ func boundWarnings(all []string) []string {
 // fault is a StepError on its way to the agent.
 type fault struct {
 	Step  string        `json:"step"`
-	Text  string        `json:"text"`
+	Text  []byte        `json:"text"` // with paths in it, which need not be UTF-8
 	Errno syscall.Errno `json:"errno,omitempty"`
 	Hint  string        `json:"hint,omitempty"`
 	Code  int           `json:"code"`
