@@ -69,8 +69,10 @@ func faultOf(err error) *fault {
 	}
 	text := step.Err.Error()
 	if most := 2 << 10; len(text) > most {
-		for most > 0 && !utf8.RuneStart(text[most]) {
-			most--
+		for range utf8.UTFMax - 1 { // not within a character, where it is one
+			if !utf8.RuneStart(text[most]) {
+				most--
+			}
 		}
 		text = text[:most] + " …"
 	}
