@@ -55,7 +55,7 @@ func FuzzExecRecord(f *testing.F) {
 	f.Add(execSeed("", uint16(pathMax), 0, 0), []byte(strings.Repeat("/d", pathMax/2)))
 	f.Add(execSeed("", uint16(pathMax)+1, 17, 129), []byte(nil))
 	f.Add(execSeed("/x", 0xffff, 0xffff, 0xffffffff), []byte(nil))
-	unknown := agentExecRecord{Taints: ^uint32(0), Preload: ^uint32(0)}
+	unknown := agentExecRecord{Taints: ^uint32(0), Preload: ^uint64(0)}
 	f.Add(kernelBytes(&unknown), []byte(nil))
 	f.Fuzz(func(t *testing.T, raw, longPath []byte) {
 		r := fromKernel[agentExecRecord](raw)
