@@ -97,7 +97,9 @@ func Start(ctx context.Context, cfg Config) (_ *Agent, err error) {
 // Number tells this agent from others that run on the host at the same time.
 func (a *Agent) Number() uint32 { return a.instance.number }
 
-// Close ends every sandbox and removes all that Start made.
+// Close ends every sandbox and removes all that Start made. The hooks go last, and
+// only once no process is left below them: what cannot be ended stays fenced, and is
+// a leftover for the next start.
 func (a *Agent) Close() error {
 	var errs []error
 	for _, sb := range a.all() {
@@ -106,10 +108,10 @@ func (a *Agent) Close() error {
 	a.stop()
 	a.tasks.Wait()
 	if a.datapath != nil {
-		errs = append(errs, a.datapath.Remove())
+		errs = append(errs, a.datapath.Close())
 	}
 	if a.parent != nil {
-		errs = append(errs, a.parent.Remove(), a.parent.Close())
+		errs = append(errs, a.parent.Close())
 	}
 	switch {
 	case a.instance == nil:
@@ -131,8 +133,10 @@ func (a *Agent) makeParent() error {
 	if err := makeDir(filepath.Dir(path), 0o755); err != nil {
 		return fmt.Errorf("make cgroup: %w", err)
 	}
-	a.parent, err = cgroup.Create(path)
-	return err
+	if a.parent, err = cgroup.Create(path); err != nil {
+		return err
+	}
+	return holdCgroup(a.parent)
 }
 
 func (a *Agent) all() []*Sandbox {

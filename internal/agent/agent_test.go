@@ -54,6 +54,58 @@ func stateOf(t *testing.T, name string, lock, hold bool) string {
 	return dir
 }
 
+// What is left of an instance is found by any part of it, however odd, and goes; what
+// lives stays, also where somebody removed its directory.
+func TestLeftoversOfAnotherKind(t *testing.T) {
+	living := startAgent(t, &tally{count: make(map[string]int)})
+	if err := os.RemoveAll(living.instance.dir); err != nil {
+		t.Fatal(err)
+	}
+	cgroups := filepath.Dir(living.parent.Path())
+	var odd []string
+	mkdir := func(path string) {
+		t.Helper()
+		if err := os.MkdirAll(path, 0o700); err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(func() { os.RemoveAll(path) })
+	}
+	leave := func(path string) {
+		t.Helper()
+		mkdir(path)
+		odd = append(odd, path)
+	}
+	leave(filepath.Join(pinRoot, "run-900011")) // pins alone, of another layout
+	mkdir(filepath.Join(pinRoot, "run-900011", "v2", "maps"))
+	if err := os.Symlink("/dev/null", filepath.Join(pinRoot, "run-900011", "v2", "current")); err != nil {
+		t.Fatal(err)
+	}
+	leave(filepath.Join(cgroups, "run-900012")) // a cgroup alone, nested
+	mkdir(filepath.Join(cgroups, "run-900012", "pods", "a"))
+	leave(filepath.Join(stateRoot, "run-900013")) // a lock that is none
+	mkdir(filepath.Join(stateRoot, "run-900013", "lock", "more"))
+	leave(filepath.Join(pinRoot, "run-elsewhere")) // no number
+	file := filepath.Join(stateRoot, "run-900014")
+	if err := os.WriteFile(file, []byte("not a directory"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	odd = append(odd, file)
+	leave(filepath.Join(pinRoot, "run-900014"))
+
+	startAgent(t, &tally{count: make(map[string]int)})
+
+	for _, path := range odd {
+		if _, err := os.Lstat(path); !errors.Is(err, fs.ErrNotExist) {
+			t.Errorf("%s is left: %v", path, err)
+		}
+	}
+	for _, path := range []string{living.instance.pinDir(), living.parent.Path()} {
+		if _, err := os.Stat(path); err != nil {
+			t.Errorf("of a living agent: %v", err)
+		}
+	}
+}
+
 // Only what no agent holds is a leftover.
 func TestLeftovers(t *testing.T) {
 	a := startAgent(t, &tally{count: make(map[string]int)})

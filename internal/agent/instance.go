@@ -9,6 +9,7 @@ import (
 	"math/rand/v2"
 	"os"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -33,9 +34,11 @@ const (
 	leftoverKilled = 5 * time.Second
 )
 
-// instance is one agent's claim on a number: a directory with a lock file. The
-// lock ends with the process, however it ends: a directory whose lock is free is
-// a leftover.
+// instance is one agent's claim on a number: a directory with a lock file, a
+// cgroup and a directory of pins. The lock ends with the process, however it ends:
+// an instance whose lock is free is a leftover, whatever there is of it. The agent
+// locks the cgroup as well, so that one whose directory somebody removed under it
+// is not taken for dead.
 type instance struct {
 	number uint32
 	dir    string
@@ -57,6 +60,9 @@ func claimInstance(log *slog.Logger) (*instance, error) {
 	for range claimAttempts {
 		number := rand.Uint32N(maxInstances) //nolint:gosec // only has to be free, not secret
 		dir := filepath.Join(stateRoot, namePrefix+strconv.FormatUint(uint64(number), 10))
+		if partExists(filepath.Base(dir)) {
+			continue // of one that could not be removed
+		}
 		err := os.Mkdir(dir, 0o700)
 		if errors.Is(err, fs.ErrExist) {
 			continue
@@ -94,35 +100,73 @@ func (i *instance) unlock() error {
 // removeLeftovers removes what agents left that were killed. One that cannot be
 // removed stays fenced, and is tried again at the next start.
 func removeLeftovers(log *slog.Logger) {
-	dirs, err := filepath.Glob(filepath.Join(stateRoot, namePrefix+"*"))
-	if err != nil {
-		return // only for a malformed pattern
-	}
-	for _, dir := range dirs {
-		switch removed, err := removeLeftover(dir); {
+	for _, name := range instanceNames() {
+		switch removed, err := removeLeftover(name); {
 		case err != nil:
-			log.Warn("could not remove what a dead agent left", "instance", filepath.Base(dir), "error", err)
+			log.Warn("could not remove what a dead agent left", "instance", name, "error", err)
 		case removed:
-			log.Info("removed what a dead agent left", "instance", filepath.Base(dir))
+			log.Info("removed what a dead agent left", "instance", name)
 		}
 	}
+}
+
+// roots are where parts of an instance lie, each under the instance's name.
+func roots() []string {
+	dirs := []string{stateRoot, pinRoot}
+	if root, err := cgroup.Find(); err == nil { // else what follows says so
+		dirs = append(dirs, filepath.Join(root, cgroupRoot))
+	}
+	return dirs
+}
+
+// instanceNames returns the name of everything that is an instance or a part of one.
+func instanceNames() []string {
+	var names []string
+	for _, dir := range roots() {
+		paths, err := filepath.Glob(filepath.Join(dir, namePrefix+"*"))
+		if err != nil {
+			continue // only for a malformed pattern
+		}
+		for _, path := range paths {
+			names = append(names, filepath.Base(path))
+		}
+	}
+	slices.Sort(names)
+	return slices.Compact(names)
+}
+
+func partExists(name string) bool {
+	return slices.ContainsFunc(roots(), func(dir string) bool {
+		_, err := os.Lstat(filepath.Join(dir, name))
+		return err == nil
+	})
 }
 
 // removeLeftover removes an instance if its agent is dead.
 //
 // It never makes the lock file: an agent that is just releasing its instance would
 // find a directory that it cannot remove. Without one the instance is such, or it
-// was killed while it claimed its number; either way nobody minds its removal.
-func removeLeftover(dir string) (removed bool, err error) {
-	dead := &instance{dir: dir}
-	dead.lock, err = lockFile(filepath.Join(dir, "lock"), 0, unix.LOCK_EX|unix.LOCK_NB)
+// was killed while it claimed its number, or somebody cleaned up in the wrong
+// place; then its cgroup tells whether it lives.
+func removeLeftover(name string) (removed bool, err error) {
+	dead := &instance{dir: filepath.Join(stateRoot, name)}
+	dead.lock, err = lockFile(filepath.Join(dead.dir, "lock"), unix.O_NOFOLLOW, unix.LOCK_EX|unix.LOCK_NB)
 	if errors.Is(err, unix.EWOULDBLOCK) {
 		return false, nil // its agent lives
 	}
-	if err != nil && !errors.Is(err, fs.ErrNotExist) {
+	if err != nil && !isNoLock(err) {
 		return false, err
 	}
-	return true, dead.remove()
+	if err := dead.remove(); !errors.Is(err, errCgroupHeld) {
+		return err == nil, err
+	}
+	return false, nil
+}
+
+// isNoLock: there is nothing that an agent could have locked.
+func isNoLock(err error) bool {
+	return errors.Is(err, fs.ErrNotExist) ||
+		errors.Is(err, unix.ENOTDIR) || errors.Is(err, unix.EISDIR) || errors.Is(err, unix.ELOOP)
 }
 
 // remove ends what is left of an instance, processes first, hooks after them, and
@@ -141,6 +185,9 @@ func (i *instance) remove() error {
 	return i.release()
 }
 
+// errCgroupHeld: a living agent has the cgroup.
+var errCgroupHeld = errors.New("cgroup is held by an agent")
+
 func removeCgroup(path string) error {
 	group, err := cgroup.Open(path)
 	if errors.Is(err, fs.ErrNotExist) {
@@ -150,12 +197,27 @@ func removeCgroup(path string) error {
 		return err
 	}
 	defer group.Close()
+	if err := holdCgroup(group); err != nil {
+		return err
+	}
 	ctx, cancel := context.WithTimeout(context.Background(), leftoverKilled)
 	defer cancel()
 	if err := group.Kill(ctx); err != nil {
 		return err
 	}
 	return group.Remove()
+}
+
+// holdCgroup marks a cgroup as a living agent's, until the group is closed.
+func holdCgroup(group *cgroup.Group) error {
+	err := unix.Flock(int(group.File().Fd()), unix.LOCK_EX|unix.LOCK_NB)
+	if errors.Is(err, unix.EWOULDBLOCK) {
+		return fmt.Errorf("lock %s: %w", group.Path(), errCgroupHeld)
+	}
+	if err != nil {
+		return fmt.Errorf("lock %s: %w", group.Path(), err)
+	}
+	return nil
 }
 
 // lockFile opens a lock file, and makes it where flag is os.O_CREATE.
