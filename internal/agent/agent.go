@@ -51,19 +51,18 @@ type Agent struct {
 	stop     context.CancelFunc
 	tasks    sync.WaitGroup
 
-	// told is how many rejections of no sandbox the records stand for so far. Only
-	// watchRejections uses it, as it does that of each sandbox.
-	told map[flow.Reason]uint64
+	told told // of rejections of no sandbox
 
 	mu        sync.Mutex
 	sandboxes map[uint64]*Sandbox // by cgroup id
+	ended     []uint64            // cgroup ids of the last sandboxes that ended, at most maxEnded
 }
 
 // Start removes what dead agents left, attaches the hooks and waits for sandboxes
 // to be created. An error leaves nothing behind.
 func Start(ctx context.Context, cfg Config) (_ *Agent, err error) {
 	ctx, stop := context.WithCancel(context.WithoutCancel(ctx))
-	a := &Agent{cfg: cfg, stop: stop, sandboxes: map[uint64]*Sandbox{}, told: map[flow.Reason]uint64{}}
+	a := &Agent{cfg: cfg, stop: stop, sandboxes: map[uint64]*Sandbox{}}
 	defer func() {
 		if err != nil {
 			err = errors.Join(err, a.Close())

@@ -2,6 +2,8 @@ package agent
 
 import (
 	"context"
+	"slices"
+	"sync"
 	"time"
 
 	"github.com/ringfence/ringfence/internal/flow"
@@ -20,31 +22,78 @@ func (a *Agent) recordRejection(cgroupID uint64, r flow.Rejection) {
 	if r.Reason == flow.ReasonUDPConnect {
 		return
 	}
-	record := &flow.Record{
-		Time:    time.Now(),
-		Verdict: flow.Deny,
-		Engine:  flow.EngineKernel,
-		Reason:  r.Reason,
-		Mode:    flow.ModeKernel,
-		PID:     r.PID,
-		UID:     r.UID,
-		ExecID:  r.Exec.String(),
-	}
+	record := rejected(r.Reason)
+	record.PID, record.UID, record.ExecID = r.PID, r.UID, r.Exec.String()
 	if r.Destination.IsValid() {
 		record.SetTarget(flow.AddrTarget(r.Destination))
 	}
-	told := a.told
-	if sb := a.sandbox(cgroupID); sb != nil {
+	told := &a.told
+	switch sb := a.sandbox(cgroupID); {
+	case sb != nil:
 		sb.describe(record, r)
-		told = sb.told
+		told = &sb.told
+	case a.hasEnded(cgroupID):
+		return // read after recordUntold
 	}
-	// The hooks count all and tell some: the line stands for those since the last.
-	// Two CPUs may tell in another order than they counted; a line is never for none.
-	record.Count = 1
-	if before := told[r.Reason]; r.Count > before {
-		record.Count, told[r.Reason] = r.Count-before, r.Count
+	if record.Count = told.upTo(r.Reason, r.Count); record.Count > 0 {
+		a.cfg.Sink.Emit(record)
 	}
-	a.cfg.Sink.Emit(record)
+}
+
+// recordUntold makes the records stand for every rejection of a sandbox whose
+// processes are gone: the hooks counted more than they told.
+func (sb *Sandbox) recordUntold() {
+	stats, err := sb.agent.datapath.Stats(sb.CgroupID())
+	if err != nil {
+		sb.agent.cfg.Log.Error("rejections are not all recorded", "sandbox", sb.Name(), "error", err)
+		return
+	}
+	delete(stats.Rejected, flow.ReasonUDPConnect)
+	for reason, count := range stats.Rejected {
+		record := rejected(reason)
+		record.Sandbox = sb.Name()
+		record.Detail = "those that were counted, and not told one by one"
+		if record.Count = sb.told.upTo(reason, count); record.Count > 0 {
+			sb.agent.cfg.Sink.Emit(record)
+		}
+	}
+}
+
+// hasEnded tells a sandbox that is no more from a cgroup that never was one.
+func (a *Agent) hasEnded(cgroupID uint64) bool {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	return slices.Contains(a.ended, cgroupID)
+}
+
+func rejected(reason flow.Reason) *flow.Record {
+	return &flow.Record{
+		Time: time.Now(), Verdict: flow.Deny, Engine: flow.EngineKernel, Reason: reason, Mode: flow.ModeKernel,
+	}
+}
+
+// told is how many rejections, of each reason, the records stand for so far. The
+// hooks count all and tell some: a line stands for those since the last.
+type told struct {
+	mu     sync.Mutex
+	counts map[flow.Reason]uint64
+}
+
+// upTo returns for how many rejections a line stands that is written when the hooks
+// have counted so many; 0: for none, as others stand for it. Two CPUs may tell in
+// another order than they counted, and one may tell late what a final line has.
+func (t *told) upTo(reason flow.Reason, count uint64) uint64 {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	before := t.counts[reason]
+	if count <= before {
+		return 0
+	}
+	if t.counts == nil {
+		t.counts = make(map[flow.Reason]uint64)
+	}
+	t.counts[reason] = count
+	return count - before
 }
 
 func (a *Agent) sandbox(cgroupID uint64) *Sandbox {

@@ -6,7 +6,9 @@ import (
 	"fmt"
 	"net/netip"
 	"path/filepath"
+	"slices"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/ringfence/ringfence/internal/datapath"
@@ -46,13 +48,14 @@ type Sandbox struct {
 	context    context.Context // of the services; ends with Close
 	stop       context.CancelFunc
 	services   sync.WaitGroup
-	told       map[flow.Reason]uint64 // see Agent.told
+	told       told
+	closed     atomic.Bool
 }
 
 // CreateSandbox makes a sandbox and serves it. It returns once a command may be
 // started. An error leaves nothing behind.
 func (a *Agent) CreateSandbox(ctx context.Context, cfg SandboxConfig) (_ *Sandbox, err error) {
-	sb := &Sandbox{agent: a, told: map[flow.Reason]uint64{}}
+	sb := &Sandbox{agent: a}
 	if sb.pool, err = names.NewPool(names.PoolConfig{}); err != nil {
 		return nil, err
 	}
@@ -156,11 +159,7 @@ func (sb *Sandbox) service(name string, run func() error) {
 
 // Close ends the sandbox's processes, then its connections, then removes it.
 func (sb *Sandbox) Close() error {
-	sb.agent.mu.Lock()
-	_, open := sb.agent.sandboxes[sb.CgroupID()]
-	delete(sb.agent.sandboxes, sb.CgroupID())
-	sb.agent.mu.Unlock()
-	if !open {
+	if sb.closed.Swap(true) {
 		return nil
 	}
 	killed := sb.Kill()
@@ -170,6 +169,8 @@ func (sb *Sandbox) Close() error {
 	drained := sb.relay.Shutdown(ctx)
 	sb.stop()
 	sb.services.Wait()
+	sb.recordUntold()
+	sb.agent.forget(sb.CgroupID())
 	if err := errors.Join(killed, drained, sb.Sandbox.Close()); err != nil {
 		return fmt.Errorf("close sandbox %s: %w", sb.Name(), err)
 	}
@@ -179,6 +180,19 @@ func (sb *Sandbox) Close() error {
 // AcceptProgram trusts whatever file is used next under a path: the operator has
 // changed the one that was used there first.
 func (sb *Sandbox) AcceptProgram(path string) { sb.identities.Accept(path) }
+
+// maxEnded is of how many sandboxes that ended a rejection may still be on its way.
+const maxEnded = 1024
+
+// forget takes a sandbox out of those that there are.
+func (a *Agent) forget(cgroupID uint64) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	delete(a.sandboxes, cgroupID)
+	if a.ended = append(a.ended, cgroupID); len(a.ended) > maxEnded {
+		a.ended = slices.Delete(a.ended, 0, 1)
+	}
+}
 
 // describe fills in what is known of a sandbox's rejection.
 func (sb *Sandbox) describe(record *flow.Record, r flow.Rejection) {
