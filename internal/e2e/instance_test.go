@@ -45,17 +45,23 @@ func (r *running) instance() string {
 	r.t.Helper()
 	name := ""
 	await(r.t, "the agent claims an instance", func() bool {
-		links, _ := filepath.Glob(fmt.Sprintf("/proc/%d/fd/*", r.cmd.Process.Pid))
-		for _, link := range links {
-			target, _ := os.Readlink(link)
-			if dir, ok := strings.CutSuffix(target, "/lock"); ok && filepath.Dir(dir) == stateDir {
-				name = filepath.Base(dir)
-				return true
-			}
-		}
-		return false
+		name = claimedBy(r.cmd.Process.Pid)
+		return name != ""
 	})
 	return name
+}
+
+// claimedBy returns the name of the instance that a process has claimed; "" where
+// it has none.
+func claimedBy(pid int) string {
+	links, _ := filepath.Glob(fmt.Sprintf("/proc/%d/fd/*", pid))
+	for _, link := range links {
+		target, _ := os.Readlink(link)
+		if dir, ok := strings.CutSuffix(target, "/lock"); ok && filepath.Dir(dir) == stateDir {
+			return filepath.Base(dir)
+		}
+	}
+	return ""
 }
 
 // partsOf returns what there is of an instance.

@@ -193,6 +193,13 @@ func TestWitness(t *testing.T) {
 	if err != nil || len(all) != 2 {
 		t.Errorf("Flows = %v, %v, want two", all, err)
 	}
+	if taken, err := env.TakeFlows(); err != nil || len(taken) != len(all) {
+		t.Errorf("TakeFlows = %v, %v, want two", taken, err)
+	}
+	echoes(t, env, "udp", seen)
+	if after, err := env.Flows(); err != nil || len(after) != 1 || after[0].Destination != seen {
+		t.Errorf("Flows = %v, %v, want the one that came later", after, err)
+	}
 }
 
 func TestServe(t *testing.T) {

@@ -183,7 +183,13 @@ var ErrWitnessLost = errors.New("witness lost packets")
 
 // Flows returns what arrived in the internet namespace so far, oldest first. The
 // error is ErrWitnessLost where that is not all.
-func (e *Env) Flows() ([]Flow, error) {
+func (e *Env) Flows() ([]Flow, error) { return e.flows(false) }
+
+// TakeFlows is Flows, and forgets what it returns, so that a long test can see more
+// flows than the witness keeps. A flow that goes on is one again.
+func (e *Env) TakeFlows() ([]Flow, error) { return e.flows(true) }
+
+func (e *Env) flows(forget bool) ([]Flow, error) {
 	w := e.witness
 	if w == nil {
 		return nil, errors.New("read witness: this Env has none")
@@ -194,6 +200,10 @@ func (e *Env) Flows() ([]Flow, error) {
 	flows := make([]Flow, len(w.order))
 	for i, flow := range w.order {
 		flows[i] = *flow
+	}
+	if forget {
+		clear(w.flows)
+		w.order = nil
 	}
 	if w.lost > 0 {
 		return flows, fmt.Errorf("%w: %d", ErrWitnessLost, w.lost)
