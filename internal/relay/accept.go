@@ -104,7 +104,10 @@ func limited(detail string) ending {
 func (c *conn) refuseUnheard(how ending) {
 	defer c.finish()
 	c.guard(func() {
-		_, _ = c.attribute() // for the record
+		// For the record: who, and to where.
+		if origin, refused := c.attribute(); refused == nil && !origin.Proxy {
+			_, _ = c.aim(flow.AddrTarget(origin.Destination))
+		}
 		c.cut(how)
 	})
 }
