@@ -18,7 +18,8 @@ import (
 )
 
 // bystander is a sandbox with a program that makes 50 connections a second, each of
-// which must be answered, while another sandbox does what it likes.
+// which must be answered, while another sandbox does what it likes. It names its
+// server by address: it has no need of a resolver.
 type bystander struct {
 	w    *world
 	r    *running
@@ -37,9 +38,10 @@ func (w *world) bystand(t testing.TB, slot int) *bystander {
 	t.Helper()
 	tag := fmt.Sprintf("bystander-%d", slot)
 	w.begin(tag, slot)
-	w.writePolicy(slot, 0, true)
-	r, out := w.with(t).startSaying(w.policyFile(slot), fmt.Sprintf("echo ready; exec %s -tag %s -for 1h -n 50 watch=%s",
-		w.storm, tag, net.JoinHostPort(hostName(slot, false), strconv.Itoa(portJudge))))
+	addr := hostAddr(slot, false)
+	policy := w.file("bystander.yaml", "version: 1\nnetwork_policies:\n"+allowBlock("address", addr, []int{portJudge}, w.storm), 0o644)
+	r, out := w.with(t).startSaying(policy, fmt.Sprintf("echo ready; exec %s -tag %s -for 24h -n 50 watch=%s",
+		w.storm, tag, net.JoinHostPort(addr, strconv.Itoa(portJudge))))
 	b := &bystander{w: w, r: r, read: make(chan []watched, 1)}
 	go b.readAll(out)
 	return b
@@ -70,18 +72,27 @@ const calm = time.Second
 // the other sandbox does its worst: both share two processors, which no fence divides.
 const maxSlowdown = 50
 
-// unharmed ends the bystander, and fails the test when one of its connections failed,
-// or when those of the attack were much slower than those before.
-func (b *bystander) unharmed(t testing.TB, attack, over time.Time) {
+// end ends the bystander, fails the test when one of its connections failed, and
+// returns them all.
+func (b *bystander) end(t testing.TB) []watched {
 	t.Helper()
 	b.r.signal(syscall.SIGTERM)
 	all := <-b.read
 	b.r.wait()
-	var before, during []time.Duration
 	for _, c := range all {
 		if c.outcome != "ok" {
-			t.Errorf("%v after the attack began, a connection of the bystander: %s", c.began.Sub(attack), c.outcome)
+			t.Errorf("at %v a connection of the bystander, after %v: %s", c.began, c.took, c.outcome)
 		}
+	}
+	return all
+}
+
+// unharmed ends the bystander, and fails the test when one of its connections failed,
+// or when those of the attack were much slower than those before.
+func (b *bystander) unharmed(t testing.TB, attack, over time.Time) {
+	t.Helper()
+	var before, during []time.Duration
+	for _, c := range b.end(t) {
 		switch {
 		case c.began.Before(attack):
 			before = append(before, c.took)

@@ -146,7 +146,7 @@ func TestRefusalFlood(t *testing.T) {
 	w := newWorld(t, 2)
 	b := w.bystand(t, 1)
 	denied := net.JoinHostPort(deniedIPv4, strconv.Itoa(portJudge))
-	a := w.attack(t, "udp", "exec "+w.storm+" -tag udp -for 2s -n 4 udp="+denied)
+	a := w.attack(t, "hail", "exec "+w.storm+" -tag hail -for 2s -n 4 hail="+denied)
 	time.Sleep(calm)
 	attack := time.Now()
 	a.tell()
@@ -154,7 +154,7 @@ func TestRefusalFlood(t *testing.T) {
 	over := time.Now()
 	b.unharmed(t, attack, over)
 	counts := countsIn(t, said)
-	refused := counts["udp operation not permitted"]
+	refused := counts["hail operation not permitted"]
 	if told := sumOf(got.of("kernel"), "udp"); told != refused || refused < 10_000 {
 		t.Errorf("the records stand for %d refusals, there were %d", told, refused)
 	}

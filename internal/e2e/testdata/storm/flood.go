@@ -53,6 +53,7 @@ func (s *storm) burst(target string, random *rand.Rand) string {
 	for _, fd := range open {
 		_ = unix.Close(fd)
 	}
+	time.Sleep(time.Duration(random.IntN(50)) * time.Millisecond)
 	if failed != nil {
 		return s.gentle("stopped", failed)
 	}
@@ -80,28 +81,47 @@ func (s *storm) flood(name, target string, n int, _ *rand.Rand) {
 	}
 }
 
-// udp sends datagrams that must be refused, as fast as it can.
-func (s *storm) udp(name, target string, _ int, _ *rand.Rand) {
-	to := sockaddr(target)
-	fd, err := unix.Socket(unix.AF_INET, unix.SOCK_DGRAM|unix.SOCK_CLOEXEC, 0)
-	if err != nil {
-		s.count(name, err.Error())
-		return
+// udp sends a datagram, which must be refused.
+func (s *storm) udp(target string, _ *rand.Rand) string {
+	if err := datagrams(target, 1, func() bool { return true })[0]; err != nil {
+		return s.gentle("refused", err)
 	}
-	defer unix.Close(fd)
-	counts := map[error]int{}
-	for i := 0; i%64 != 0 || !s.over(); i++ {
-		counts[unix.Sendto(fd, []byte("out"), 0, to)]++
+	return "LEAK"
+}
+
+// hail sends datagrams that must be refused, as fast as it can.
+func (s *storm) hail(name, target string, _ int, _ *rand.Rand) {
+	counts := map[string]int{}
+	for !s.over() {
+		for _, err := range datagrams(target, 1024, s.over) {
+			outcome := "LEAK"
+			if err != nil {
+				outcome = err.Error()
+			}
+			counts[outcome]++
+		}
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	for err, n := range counts {
-		outcome := "LEAK"
-		if err != nil {
-			outcome = err.Error()
-		}
+	for outcome, n := range counts {
 		s.counts[name+" "+outcome] += n
 	}
+}
+
+// datagrams sends up to n, one at least, from one socket, and returns what came of
+// each.
+func datagrams(target string, n int, enough func() bool) []error {
+	to := sockaddr(target)
+	fd, err := unix.Socket(unix.AF_INET, unix.SOCK_DGRAM|unix.SOCK_CLOEXEC, 0)
+	if err != nil {
+		return []error{err}
+	}
+	defer unix.Close(fd)
+	var outcomes []error
+	for len(outcomes) == 0 || len(outcomes) < n && !enough() {
+		outcomes = append(outcomes, unix.Sendto(fd, []byte("out"), 0, to))
+	}
+	return outcomes
 }
 
 // forks lets each process start two more like itself, as long as there may be more

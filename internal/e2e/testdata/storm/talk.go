@@ -14,11 +14,14 @@ import (
 	"time"
 )
 
-// patience bounds every wait of a conversation.
-const patience = 5 * time.Second
+// How long a conversation may take: one that must succeed, and any other.
+const (
+	patience   = 5 * time.Second
+	impatience = 2 * time.Second
+)
 
 // dial connects by IPv4, as one address is enough for what is asked here.
-func dial(target string) (*net.TCPConn, error) {
+func dial(target string, patience time.Duration) (*net.TCPConn, error) {
 	conn, err := net.DialTimeout("tcp4", target, patience)
 	if err != nil {
 		return nil, err
@@ -48,7 +51,7 @@ func (s *storm) say(conn net.Conn, answers *bufio.Reader, began time.Time) error
 // talk has a conversation of up to half a second.
 func (s *storm) talk(target string, random *rand.Rand) string {
 	began := time.Now()
-	conn, err := dial(target)
+	conn, err := dial(target, impatience)
 	if err != nil {
 		return s.gentle("no connect", err)
 	}
@@ -88,7 +91,7 @@ func (s *storm) gentle(what string, err error) string {
 // denied wants no answer: one is a leak.
 func (s *storm) denied(target string, _ *rand.Rand) string {
 	began := time.Now()
-	conn, err := dial(target)
+	conn, err := dial(target, impatience)
 	if err != nil {
 		return s.gentle("refused", err)
 	}
@@ -101,7 +104,7 @@ func (s *storm) denied(target string, _ *rand.Rand) string {
 
 // pull asks for much, and leaves in the middle.
 func (s *storm) pull(target string, random *rand.Rand) string {
-	conn, err := dial(target)
+	conn, err := dial(target, impatience)
 	if err != nil {
 		return s.gentle("no connect", err)
 	}
@@ -117,7 +120,7 @@ func (s *storm) pull(target string, random *rand.Rand) string {
 
 // push sends much, and leaves in some way.
 func (s *storm) push(target string, random *rand.Rand) string {
-	conn, err := dial(target)
+	conn, err := dial(target, impatience)
 	if err != nil {
 		return s.gentle("no connect", err)
 	}
@@ -139,7 +142,7 @@ func (s *storm) leave(conn *net.TCPConn, random *rand.Rand) string {
 		return "reset"
 	case 1:
 		conn.CloseWrite()
-		conn.SetDeadline(time.Now().Add(patience / 5)) // the other side may never end
+		conn.SetDeadline(time.Now().Add(impatience / 4)) // the other side may never end
 		_, _ = io.Copy(io.Discard, conn)
 		return "half-closed"
 	}
@@ -180,7 +183,7 @@ func (s *storm) watch(name, target string, n int, _ *rand.Rand) {
 }
 
 func (s *storm) once(target string, began time.Time) string {
-	conn, err := dial(target)
+	conn, err := dial(target, patience)
 	if err != nil {
 		return s.gentle("no connect", err)
 	}
