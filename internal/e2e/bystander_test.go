@@ -122,12 +122,11 @@ type attacker struct {
 }
 
 // attack starts the script in slot 0, under a policy that allows the slot's hosts.
-func (w *world) attack(t testing.TB, tag, script string, flags ...string) *attacker {
+func (w *world) attack(t testing.TB, tag, script string) *attacker {
 	t.Helper()
 	w.begin(tag, 0)
 	w.writePolicy(0, 0, true)
-	args := append(flags, "--policy", w.policyFile(0), "--", "/bin/sh", "-c", "echo ready; read line\n"+script)
-	a := &attacker{running: w.with(t).prepare(args...), t: t}
+	a := &attacker{running: w.with(t).prepare("--policy", w.policyFile(0), "--", "/bin/sh", "-c", "echo ready; read line\n"+script), t: t}
 	a.cmd.Stdout = nil
 	var err error
 	if a.in, err = a.cmd.StdinPipe(); err != nil {

@@ -39,7 +39,11 @@ func (w *world) writePolicy(slot, version int, open bool) {
 // arrives that no policy allows, nothing that was written after the agent's end, and
 // the next start finds and removes all that is left.
 func TestKilledAtAnyInstant(t *testing.T) {
-	const slots, kills = 3, 60
+	const slots = 3
+	kills := 60
+	if testing.Short() {
+		kills = 15
+	}
 	w := newWorld(t, slots+1)
 	seed := rand.Uint64()
 	t.Logf("seed %d", seed)

@@ -48,10 +48,12 @@ func ToPort(destination netip.AddrPort) func(Flow) bool {
 }
 
 // snapLength is how much of a packet the witness reads, payloadLength how much
-// of a payload it keeps.
+// of a payload it keeps, queueLength how many bytes may wait: the kernel counts a
+// packet in full, up to 64 KiB, however little is read of it.
 const (
 	snapLength    = 192
 	payloadLength = 64
+	queueLength   = 128 << 20
 )
 
 // witness reads every packet that arrives on the internet's link. The kernel's
@@ -115,7 +117,7 @@ func packetSocket() (*os.File, error) {
 	err = errors.Join(
 		unix.SetsockoptSockFprog(fd, unix.SOL_SOCKET, unix.SO_ATTACH_FILTER,
 			&unix.SockFprog{Len: uint16(len(filter)), Filter: &filter[0]}),
-		unix.SetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_RCVBUFFORCE, 16<<20),
+		unix.SetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_RCVBUFFORCE, queueLength),
 		unix.Bind(fd, &unix.SockaddrLinklayer{Protocol: networkOrder(unix.ETH_P_ALL)}),
 	)
 	if err != nil {

@@ -128,8 +128,12 @@ func (s *storm) push(target string, random *rand.Rand) string {
 	if _, err := io.WriteString(conn, s.line(time.Now())); err != nil {
 		return s.gentle("cut", err)
 	}
-	if _, err := conn.Write(make([]byte, random.IntN(4<<20))); err != nil {
-		return s.gentle("cut", err)
+	// With pauses: what arrives is watched packet by packet.
+	for range random.IntN(32) {
+		if _, err := conn.Write(make([]byte, random.IntN(64<<10))); err != nil {
+			return s.gentle("cut", err)
+		}
+		time.Sleep(time.Millisecond)
 	}
 	return s.leave(conn, random)
 }
