@@ -41,6 +41,7 @@ test-short: ## run the tests that need neither root nor BPF
 .PHONY: fuzz
 fuzz: ## run every fuzz target for a minute, one at a time (FUZZTIME)
 	scripts/fuzz
+
 .PHONY: chaos
 chaos: ## break everything at once for LASTING (default 30m), as root
 	scripts/chaos $(LASTING)
