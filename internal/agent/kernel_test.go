@@ -16,7 +16,9 @@ func (c *counts) Emit(r *flow.Record) { *c = append(*c, r.Count) }
 // must say as many as there were.
 func TestRecordsStandForEveryRejection(t *testing.T) {
 	var got counts
-	a := &Agent{cfg: Config{Sink: &got}, sandboxes: map[uint64]*Sandbox{}}
+	a := &Agent{cfg: Config{Sink: &got}, sandboxes: map[uint64]*Sandbox{}, ended: []uint64{2}}
+	// Of a sandbox that has ended: a last line stands for it.
+	a.recordRejection(2, flow.Rejection{Reason: flow.ReasonUDP, Count: 1000})
 	for _, told := range []struct {
 		reason flow.Reason
 		soFar  uint64
