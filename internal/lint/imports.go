@@ -10,8 +10,9 @@ import (
 // there are no circles; rooms of one rank do not know each other. A new room
 // needs a reason, and a line here; a line without a room keeps a place.
 var ranks = map[string]int{
-	"internal/flow": 0,
-	"policies":      0,
+	"internal/flow":  0,
+	"internal/floor": 0,
+	"policies":       0,
 
 	"internal/netns":  1,
 	"internal/cgroup": 1,
