@@ -54,15 +54,23 @@ func Find() (string, error) {
 	if err != nil {
 		return "", err
 	}
-	if len(mounts) == 0 {
-		return "", needed(errNotMounted)
+	if root := choose(mounts); root != "" {
+		return root, nil
 	}
+	return "", needed(errNotMounted)
+}
+
+// choose returns where to work, of all cgroup2 mounts; "" where there is none.
+func choose(mounts []Mount) string {
 	for _, m := range mounts {
 		if m.Root == "/" {
-			return m.Point, nil
+			return m.Point
 		}
 	}
-	return mounts[0].Point, nil
+	if len(mounts) == 0 {
+		return ""
+	}
+	return mounts[0].Point
 }
 
 // Group is one cgroup, held open. It is the caller's to Close; that does not

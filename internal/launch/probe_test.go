@@ -23,6 +23,7 @@ func probes() map[string]func([]string) int {
 
 		"probe-without-landlock": probeWithoutLandlock,
 		"probe-etc":              probeEtc,
+		"probe-refused-call":     probeRefusedCall,
 	}
 }
 

@@ -96,20 +96,26 @@ func (h *Handle) Close() error { return h.file.Close() }
 // it is never used twice while the machine runs.
 func (h *Handle) Cookie() (uint64, error) {
 	var cookie uint64
-	err := h.Do(func() error {
-		// Any socket tells it; this kind needs no address family module.
-		fd, err := unix.Socket(unix.AF_UNIX, unix.SOCK_DGRAM|unix.SOCK_CLOEXEC, 0)
-		if err != nil {
-			return fmt.Errorf("open socket: %w", err)
-		}
-		defer unix.Close(fd)
-		cookie, err = unix.GetsockoptUint64(fd, unix.SOL_SOCKET, unix.SO_NETNS_COOKIE)
-		if err != nil {
-			return fmt.Errorf("read netns cookie (Linux 5.14 or newer): %w", err)
-		}
-		return nil
+	err := h.Do(func() (err error) {
+		cookie, err = currentCookie()
+		return err
 	})
 	return cookie, err
+}
+
+// currentCookie returns the cookie of the calling thread's namespace.
+func currentCookie() (uint64, error) {
+	// Any socket tells it; this kind needs no address family module.
+	fd, err := unix.Socket(unix.AF_UNIX, unix.SOCK_DGRAM|unix.SOCK_CLOEXEC, 0)
+	if err != nil {
+		return 0, fmt.Errorf("open socket: %w", err)
+	}
+	defer unix.Close(fd)
+	cookie, err := unix.GetsockoptUint64(fd, unix.SOL_SOCKET, unix.SO_NETNS_COOKIE)
+	if err != nil {
+		return 0, fmt.Errorf("read netns cookie (Linux 5.14 or newer): %w", err)
+	}
+	return cookie, nil
 }
 
 // Do runs fn inside the namespace, on a thread of its own, and returns its error.
