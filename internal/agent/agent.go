@@ -16,6 +16,7 @@ import (
 
 	"github.com/ringfence/ringfence/internal/cgroup"
 	"github.com/ringfence/ringfence/internal/datapath"
+	"github.com/ringfence/ringfence/internal/floor"
 	"github.com/ringfence/ringfence/internal/flow"
 	"github.com/ringfence/ringfence/internal/identity"
 	"github.com/ringfence/ringfence/internal/names"
@@ -58,9 +59,16 @@ type Agent struct {
 	ended     []uint64            // cgroup ids of the last sandboxes that ended, at most maxEnded
 }
 
+// ErrHooks is returned when the hooks cannot be attached.
+var ErrHooks = errors.New("start hooks")
+
 // Start removes what dead agents left, attaches the hooks and waits for sandboxes
-// to be created. An error leaves nothing behind.
+// to be created. An error leaves nothing behind; it is a *floor.Error where the
+// machine lacks what is needed, and then nothing was made.
 func Start(ctx context.Context, cfg Config) (_ *Agent, err error) {
+	if err := floor.Check(Requirements()); err != nil {
+		return nil, err
+	}
 	ctx, stop := context.WithCancel(context.WithoutCancel(ctx))
 	a := &Agent{cfg: cfg, stop: stop, sandboxes: map[uint64]*Sandbox{}}
 	defer func() {
@@ -85,7 +93,7 @@ func Start(ctx context.Context, cfg Config) (_ *Agent, err error) {
 		MaxSandboxes: cfg.MaxSandboxes,
 	})
 	if err != nil {
-		return nil, fmt.Errorf("start hooks: %w", err)
+		return nil, fmt.Errorf("%w: %w", ErrHooks, err)
 	}
 	a.tasks.Go(func() { a.watchRejections(ctx) })
 	a.tasks.Go(func() { a.watchExecs(ctx) })

@@ -7,11 +7,17 @@ import (
 	"strings"
 	"syscall"
 
+	"github.com/ringfence/ringfence/internal/agent"
+	"github.com/ringfence/ringfence/internal/cgroup"
 	"github.com/ringfence/ringfence/internal/event"
+	"github.com/ringfence/ringfence/internal/floor"
 	"github.com/ringfence/ringfence/internal/launch"
 	"github.com/ringfence/ringfence/internal/policy"
 	"github.com/ringfence/ringfence/internal/source"
 )
+
+// askDoctor is the hint to what a machine lacks.
+const askDoctor = "ringfence doctor tells what this machine has and lacks, and what to do about it"
 
 // hintedError is an error with what to do about it.
 type hintedError struct {
@@ -42,6 +48,8 @@ func report(out io.Writer, err error) int {
 		ended  *signalError
 		read   *source.Error
 		own    *statusError
+		lacks  *floor.Error
+		old    *cgroup.UnsupportedError
 	)
 	switch {
 	case errors.As(err, &ended):
@@ -56,6 +64,8 @@ func report(out io.Writer, err error) int {
 		next = read.Hint
 	case errors.Is(err, syscall.ENOSPC):
 		next = "a file system is full; /run and /sys/fs/bpf are the ones that an agent writes to"
+	case errors.As(err, &lacks), errors.As(err, &old), errors.Is(err, agent.ErrHooks):
+		next = askDoctor
 	}
 	if errors.As(err, &own) {
 		status = own.status

@@ -26,9 +26,9 @@ func TestFailedStart(t *testing.T) {
 		{"no room for the instance", fmt.Sprintf(full, 3, "/run"), "claim instance: ", "a file system is full"},
 		{"no room for the instance's lock", fmt.Sprintf(full, 4, "/run"), "open lock: ", "a file system is full"},
 		{"state not writable", "mount -t tmpfs -o ro tmpfs /run", "make state directory: ", ""},
-		{"pins not writable", "mount -t bpf -o ro bpf /sys/fs/bpf", "make pin directory: ", ""},
-		{"no cgroup2", "umount -a -t cgroup2", "cgroup2", ""},
-		{"a read-only cgroup2", "mount -o remount,bind,ro $CGROUP2", "cgroup2", ""},
+		{"pins not writable", "mount -t bpf -o ro bpf /sys/fs/bpf", "/sys/fs/bpf is mounted read-only", "ringfence doctor"},
+		{"no cgroup2", "umount -a -t cgroup2", "cgroup2", "ringfence doctor"},
+		{"a read-only cgroup2", "mount -o remount,bind,ro $CGROUP2", "cgroup2", "ringfence doctor"},
 	}
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {
