@@ -78,7 +78,7 @@ relayed or refused. Nothing else leaves.`,
 	root.SetFlagErrorFunc(func(cmd *cobra.Command, err error) error {
 		return hint(err, cmd.CommandPath()+" --help lists the flags")
 	})
-	root.AddCommand(newRun(env, status), newPolicy(env, status))
+	root.AddCommand(newRun(env, status), newPolicy(env, status), newDoctor(env, status))
 	return root
 }
 
