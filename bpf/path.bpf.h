@@ -38,7 +38,7 @@ static __always_inline struct mount *mount_of(struct vfsmount *mnt)
 	return (void *)mnt - bpf_core_field_offset(struct mount, mnt);
 }
 
-/* Of the kernel's first user namespace, by which a mount without a map is told. */
+/* Inode number of the first user namespace: a mount that it owns is not idmapped. */
 #define INIT_USER_NS 0xEFFFFFFDU
 
 /*

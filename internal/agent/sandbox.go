@@ -133,7 +133,7 @@ func (sb *Sandbox) serve(ctx context.Context, cfg SandboxConfig) {
 		Report:     func(err error) { a.cfg.Log.Error("relay", "sandbox", cfg.Name, "error", err) },
 	})
 	sb.keeper.applied = func() {
-		sb.identities.Judge() // the policy may name other programs
+		sb.identities.Outdate() // the policy may name other programs
 		sb.relay.Redecide()
 	}
 	sb.service("identity", func() error { return sb.identities.Run(ctx) })

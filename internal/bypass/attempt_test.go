@@ -22,9 +22,9 @@ type attempt struct {
 	want string
 	// told is the record that is due.
 	told told
-	// open says why the fence is known not to hold, and is to be closed. The outcomes
-	// then are not judged where they are as bad as expected: the test is skipped.
-	open string
+	// accepted says why the threat model leaves it: it may get through, and that is
+	// told and not judged.
+	accepted string
 }
 
 // Outcomes that are no errno.

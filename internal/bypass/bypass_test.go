@@ -59,8 +59,9 @@ func (r *report) judge(t *testing.T, a attempt, n int) {
 	rec, told := r.find(in, a.told)
 	t.Logf("%-28s %-12s %s", a.title(), got, told)
 	arrived := r.arrivedAt(in)
-	if !held && a.open != "" {
-		t.Skipf("not closed yet: %s (got %s, record %s)", a.open, got, told)
+	if !held && a.accepted != "" {
+		t.Logf("got through, as the threat model says: %s (%s, record %s)", a.accepted, got, told)
+		return
 	}
 	if !held {
 		t.Errorf("got %q, want one of: %s\n%s", got, a.want, r.stderr)

@@ -41,7 +41,7 @@ func foreignGroup() group {
 			}},
 			{row: 7, name: "launcher_socket", want: "none", try: func(*intruder) string { return foreignIn(3, 1023) }},
 			{row: 7, name: "passed_in", want: "ENOENT ECONNREFUSED EACCES EPERM", try: takePassed,
-				open: "what a process outside passes in over a socket in the working directory (threat model)"},
+				accepted: "what a process outside passes in over a socket in the working directory (threat model)"},
 		}
 	}}
 }

@@ -68,6 +68,9 @@ type Image struct {
 	// Script is what was executed where the image is a script's interpreter, as it was
 	// named to execve and cut to 127 bytes: a claim, of which nothing depends.
 	Script string
+	// Racy: it started so soon after the last change of its file that another one may
+	// have followed under the same time, so that no hash says what ran.
+	Racy bool
 	// SHA256 of the file, in lower-case hexadecimal digits; empty where it is not known.
 	SHA256 string
 }

@@ -61,13 +61,26 @@ func NewHashes() (*Hashes, error) {
 }
 
 // isExclusive reports whether this kernel refuses to write to a file that is being
-// executed. Linux 6.11 and 6.12 had given that up for a while.
+// executed. Linux 6.11 and 6.12 had given that up for a while. Where the agent's own
+// file cannot be asked, on a read-only file system, the version has to tell.
 func isExclusive() bool {
 	fd, err := unix.Open("/proc/self/exe", unix.O_WRONLY|unix.O_CLOEXEC, 0)
-	if err == nil {
+	switch err {
+	case nil:
 		_ = unix.Close(fd)
+		return false
+	case unix.ETXTBSY:
+		return true
 	}
-	return err == unix.ETXTBSY
+	var uts unix.Utsname
+	var major, minor int
+	if unix.Uname(&uts) != nil {
+		return false
+	}
+	if n, _ := fmt.Sscanf(unix.ByteSliceToString(uts.Release[:]), "%d.%d", &major, &minor); n != 2 {
+		return false
+	}
+	return major != 6 || minor != 11 && minor != 12
 }
 
 // judgeable reports whether the hash of an image's file says what ran. Of a file that

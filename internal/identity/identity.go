@@ -90,7 +90,7 @@ func NewTable(cfg Config) (*Table, error) {
 
 // Run reads files in the background, one at a time, until the context ends.
 func (t *Table) Run(ctx context.Context) error {
-	t.reader.run(ctx, t.Judge)
+	t.reader.run(ctx, t.Outdate)
 	return nil
 }
 
@@ -115,7 +115,7 @@ func (t *Table) Lookup(id flow.ExecID) (*flow.Identity, error) {
 		t.identities.add(id, known{identity, round}, cost(identity))
 		return identity, nil
 	}
-	exec, err := t.execs.ReadExec(id)
+	exec, err := t.readExec(id)
 	if err != nil {
 		return nil, fmt.Errorf("identify exec: %w", err)
 	}
@@ -130,6 +130,14 @@ func (t *Table) Lookup(id flow.ExecID) (*flow.Identity, error) {
 	return identity, nil
 }
 
+// readExec reads an exec record. Whether its image is racy is judged now, once: the
+// clock may be set later.
+func (t *Table) readExec(id flow.ExecID) (flow.Exec, error) {
+	exec, err := t.execs.ReadExec(id)
+	exec.Racy = racy(exec.Image)
+	return exec, err
+}
+
 // ancestors reads the images of an ancestry. One that cannot be read ends it:
 // an ancestor can only make a policy match, so leaving some out is safe.
 func (t *Table) ancestors(ids []flow.ExecID) []flow.Image {
@@ -137,7 +145,7 @@ func (t *Table) ancestors(ids []flow.ExecID) []flow.Image {
 	for _, id := range ids {
 		image, ok := t.images.get(id)
 		if !ok {
-			exec, err := t.execs.ReadExec(id)
+			exec, err := t.readExec(id)
 			if err != nil {
 				return images
 			}
@@ -152,7 +160,7 @@ func (t *Table) ancestors(ids []flow.ExecID) []flow.Image {
 // Started is told of an exec soon after it began, so that its file is read before
 // anybody asks. It does not wait.
 func (t *Table) Started(id flow.ExecID) {
-	exec, err := t.execs.ReadExec(id)
+	exec, err := t.readExec(id)
 	if err != nil || !t.readable(exec.Image) {
 		return // gone, or of no interest
 	}
@@ -167,14 +175,14 @@ func (t *Table) wantHash(image flow.Image, urgent bool) <-chan struct{} {
 	return t.reader.want(image, urgent)
 }
 
-// Judge has every image judged anew, because something is known that was not.
-func (t *Table) Judge() { t.round.Add(1) }
+// Outdate has every image judged anew, because something is known that was not.
+func (t *Table) Outdate() { t.round.Add(1) }
 
 // Accept forgets what was used under a path so far: the operator has changed the
 // file, and what is used next is trusted.
 func (t *Table) Accept(path string) {
 	t.trust.forget(path)
-	t.Judge()
+	t.Outdate()
 }
 
 // Renew returns an identity as it is judged now.
@@ -215,8 +223,8 @@ func (t *Table) judge(image flow.Image) flow.Image {
 		image.SHA256 = ""
 		return image
 	}
-	// What was found once is that of this exec for ever, also where it is forgotten.
-	if image.SHA256 == "" && t.reader.hashes.judgeable(image) && !racy(image) {
+	// What was found once is that of this exec, also where the store forgot it.
+	if image.SHA256 == "" && t.reader.hashes.judgeable(image) && !image.Racy {
 		image.SHA256 = t.reader.hashes.of(image.File)
 	}
 	if !t.trust.accepts(image.Path, image.File, image.SHA256) {
