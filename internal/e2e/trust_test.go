@@ -73,7 +73,9 @@ func TestTrustedFiles(t *testing.T) {
 		{"pinned", pinned + " $H 25", "allowed", nil},
 		{"stale-pin", stale + " $H 25", "hash_mismatch", nil},
 		{"writable", put("client", "OWN/writable") + "OWN/writable $H 25", "tainted", []string{"writable"}},
-		{"first-use", put("client", "OWN/mine") + "OWN/mine $H 25", "allowed", []string{"writable"}},
+		// What is used first must have been read before it is replaced: nothing inside can
+		// tell when it was.
+		{"first-use", put("client", "OWN/mine") + "OWN/mine $H 25; sleep 2", "allowed", []string{"writable"}},
 		{"same-content", put("same", "OWN/mine") + "OWN/mine $H 25", "allowed", []string{"writable"}},
 		{"replaced", put("other", "OWN/mine") + "OWN/mine $H 25", "hash_changed", []string{"writable", "changed"}},
 		{"written-in-place", "cp " + client + " OWN/mine && printf x >> OWN/mine" + settle + "OWN/mine $H 25", "hash_changed", []string{"writable", "changed"}},
