@@ -34,6 +34,10 @@ demo: ## show the fence at work, offline, in a minute
 test: ## run all tests, as root, with the race detector
 	scripts/test
 
+.PHONY: test-vm
+test-vm: ## run the kernel tests on Linux 6.1 and 6.12, in virtual machines
+	scripts/test-vm
+
 .PHONY: test-short
 test-short: ## run the tests that need neither root nor BPF
 	go test -short ./...
