@@ -1,6 +1,9 @@
 package launch
 
 import (
+	"bytes"
+	"debug/elf"
+	"encoding/binary"
 	"encoding/json"
 	"os"
 	"os/exec"
@@ -11,6 +14,8 @@ import (
 
 	"github.com/elastic/go-seccomp-bpf/arch"
 	"golang.org/x/sys/unix"
+
+	"github.com/ringfence/ringfence/internal/testenv"
 )
 
 // bad is an argument that no call takes: a call that gets past the filter ends
@@ -118,33 +123,54 @@ func runSyscalls(t *testing.T, all []attempt) []attempt {
 	return got
 }
 
-// int80 calls getpid by the numbers of i386, and says 0 where it got through.
-const int80 = `
-int main(void) {
-	long pid;
-	__asm__ volatile ("int $0x80" : "=a"(pid) : "a"(20) : "memory");
-	return pid > 0 ? 0 : 1;
-}`
+// int80 returns a program that calls getpid by the numbers of i386, and ends with
+// 0 where it got through. It is written out, for no compiler is at hand where
+// other kernels are tested.
+func int80(t *testing.T) []byte {
+	t.Helper()
+	code := []byte{
+		0xb8, 20, 0, 0, 0, // mov eax, 20 (getpid of i386)
+		0xcd, 0x80, // int 0x80
+		0x31, 0xff, // xor edi, edi
+		0x85, 0xc0, // test eax, eax
+		0x7f, 0x02, // jg over the next
+		0xff, 0xc7, // inc edi
+		0xb8, 60, 0, 0, 0, // mov eax, 60 (exit of x86-64)
+		0x0f, 0x05, // syscall
+	}
+	const base, headers = 0x400000, 64 + 56
+	size := uint64(headers + len(code))
+	ident := [elf.EI_NIDENT]byte{0x7f, 'E', 'L', 'F', byte(elf.ELFCLASS64), byte(elf.ELFDATA2LSB), byte(elf.EV_CURRENT)}
+	var file bytes.Buffer
+	for _, part := range []any{
+		elf.Header64{
+			Ident: ident, Type: uint16(elf.ET_EXEC), Machine: uint16(elf.EM_X86_64), Version: uint32(elf.EV_CURRENT),
+			Entry: base + headers, Phoff: 64, Ehsize: 64, Phentsize: 56, Phnum: 1,
+		},
+		elf.Prog64{
+			Type: uint32(elf.PT_LOAD), Flags: uint32(elf.PF_R | elf.PF_X), Vaddr: base, Paddr: base,
+			Filesz: size, Memsz: size, Align: 4096,
+		},
+		code,
+	} {
+		if err := binary.Write(&file, binary.LittleEndian, part); err != nil {
+			t.Fatal(err)
+		}
+	}
+	return file.Bytes()
+}
 
 func TestForeignArchitectureIsKilled(t *testing.T) {
 	if runtime.GOARCH != "amd64" {
 		t.Skip("skip: int 0x80 is of amd64")
 	}
-	cc, err := exec.LookPath("cc")
-	if err != nil {
-		t.Skip("skip: no C compiler")
-	}
 	dir := probeDir(t)
-	source := filepath.Join(dir, "int80.c")
-	if err := os.WriteFile(source, []byte(int80), 0o644); err != nil {
+	program := filepath.Join(dir, "int80")
+	if err := os.WriteFile(program, int80(t), 0o755); err != nil {
 		t.Fatal(err)
 	}
-	program := filepath.Join(dir, "int80")
-	if out, err := exec.Command(cc, "-o", program, source).CombinedOutput(); err != nil {
-		t.Skipf("skip: cannot compile: %s", out)
-	}
 	if err := exec.Command(program).Run(); err != nil {
-		t.Skipf("skip: this kernel has no i386 calls: %v", err)
+		testenv.SkipOn(t, &testenv.Skip{Reason: "this kernel has no i386 calls: " + err.Error()})
 	}
 	n := start(t, visible(dir))
 	if r := runIn(t, n, command(program)); r.status.Signal != syscall.SIGSYS {
