@@ -1,14 +1,16 @@
 package launch
 
 import (
+	"errors"
 	"os"
-	"os/exec"
+	"path/filepath"
 	"runtime"
 	"strings"
 	"testing"
 	"time"
 
 	"github.com/google/go-cmp/cmp"
+	"golang.org/x/sys/unix"
 
 	"github.com/ringfence/ringfence/internal/netns"
 )
@@ -26,10 +28,21 @@ func measure(t *testing.T) usage {
 	if err != nil {
 		t.Fatal(err)
 	}
-	children, _ := exec.Command("ps", "-o", "pid=", "--ppid", "0").Output()
+	children := 0
+	threads, err := filepath.Glob("/proc/self/task/*/children")
+	if err != nil || len(threads) == 0 {
+		t.Fatal("the kernel does not tell the children of a process:", err)
+	}
+	for _, thread := range threads {
+		pids, err := os.ReadFile(thread)
+		if err != nil && !errors.Is(err, os.ErrNotExist) && !errors.Is(err, unix.ESRCH) { // the thread may end meanwhile
+			t.Fatal(err)
+		}
+		children += len(strings.Fields(string(pids)))
+	}
 	return usage{
 		FDs: len(fds), Mounts: strings.Count(string(mounts), "\n"),
-		Goroutines: runtime.NumGoroutine(), Children: strings.Count(string(children), "\n"),
+		Goroutines: runtime.NumGoroutine(), Children: children,
 	}
 }
 
