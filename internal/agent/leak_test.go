@@ -41,7 +41,7 @@ const maxSandboxes = 8
 // startAgent starts an agent that ends with the test.
 func startAgent(t *testing.T, sink Sink) *Agent {
 	t.Helper()
-	testenv.Require(t, "bash")
+	testenv.Require(t, "nc")
 	a, err := Start(t.Context(), Config{MaxSandboxes: maxSandboxes, Sink: sink, Log: slog.New(slog.NewTextHandler(t.Output(), nil))})
 	if err != nil {
 		t.Fatal(err)
@@ -84,9 +84,10 @@ func use(ctx context.Context, a *Agent, engine *policy.Engine, name string) (err
 		return err
 	}
 	defer null.Close()
-	const script = `(exec 3<>/dev/tcp/192.0.2.9/9 && read -u 3); (exec 3<>/dev/tcp/unknown.example/9); sleep 1000 & exit 7`
+	// Without input nc reads until the other end closes, be it busybox's or another.
+	const script = `nc 192.0.2.9 9; nc unknown.example 9; sleep 1000 & exit 7`
 	process, err := sb.Exec(ctx, launch.Command{
-		Argv: []string{"/bin/bash", "-c", script}, Dir: "/", UID: user.UID, GID: user.GID,
+		Argv: []string{"/bin/sh", "-c", script}, Dir: "/", UID: user.UID, GID: user.GID,
 		Stdio: [3]*os.File{null, null, null},
 	})
 	if err != nil {
