@@ -141,7 +141,7 @@ func TestLargeCommand(t *testing.T) {
 
 func TestInitReapsOrphans(t *testing.T) {
 	n := start(t)
-	script := `(sh -c 'exit 3' & sh -c 'exit 4' &) ; sleep 0.2; ps -eo stat= | grep -c Z`
+	script := `(sh -c 'exit 3' & sh -c 'exit 4' &) ; sleep 0.2; grep -sh '^State:.Z' /proc/[0-9]*/status | wc -l`
 	if got := lines(t, n, script)[0]; got != "0" {
 		t.Errorf("%s zombies are left", got)
 	}
@@ -202,7 +202,7 @@ func TestSignalReachesGroup(t *testing.T) {
 
 func TestTerminal(t *testing.T) {
 	n := start(t)
-	c := command("sh", "-c", "tty; stty size; ps -o tpgid=,pgid= -p $$ | awk '{print $1==$2}'; cat < /dev/tty; ls /dev/pts")
+	c := command("sh", "-c", "tty; stty size; awk '{print $5==$8}' /proc/$$/stat; cat < /dev/tty; ls /dev/pts")
 	c.Terminal = [3]bool{true, true, true}
 	c.Size = tty.Size{Rows: 33, Cols: 77}
 	p, err := n.Exec(t.Context(), c)
