@@ -17,6 +17,7 @@ import (
 
 	"github.com/ringfence/ringfence/internal/rootfs"
 	"github.com/ringfence/ringfence/internal/testenv"
+	"github.com/ringfence/ringfence/internal/tty"
 )
 
 // systemFiles are what programs need that are not the test's own.
@@ -269,8 +270,9 @@ func TestOwnFilesNeedNoPolicy(t *testing.T) {
 // A terminal works, with job control, under a policy that says nothing of it.
 func TestTerminalUnderFiles(t *testing.T) {
 	testenv.RequireLandlock(t, abiIoctl)
-	n := start(t, withFiles(nil, nil))
-	c := command("sh", "-c", "stty -a < /dev/tty > /dev/null && tty && stty rows 11 && stty size; python3 -c 'import pty; pty.openpty(); print(\"pty\")'")
+	dir := openTree(t)
+	n := start(t, visible(dir), withFiles([]string{dir}, nil))
+	c := command("sh", "-c", "stty -a < /dev/tty > /dev/null && tty && stty rows 11 && stty size; "+dir+"/probe probe-pty")
 	c.Terminal = [3]bool{true, true, true}
 	p, err := n.Exec(t.Context(), c)
 	if err != nil {
@@ -281,6 +283,17 @@ func TestTerminalUnderFiles(t *testing.T) {
 	if status, err := p.Wait(t.Context()); err != nil || status.Code != 0 || !strings.Contains(out, "11 ") || !strings.Contains(out, "pty") {
 		t.Errorf("%+v, %v, %q", status, err, out)
 	}
+}
+
+// probePTY makes a terminal of its own.
+func probePTY([]string) int {
+	master, slave, err := tty.Open()
+	if err != nil {
+		fmt.Fprintln(os.Stderr, err)
+		return 1
+	}
+	fmt.Println("pty", master.Name(), slave.Name())
+	return 0
 }
 
 // One path that is missing, or leads where its user says, is told, and the others

@@ -46,8 +46,7 @@ func TestRightsOfEachVersion(t *testing.T) {
 func stranger(t *testing.T, n *Namespaces, ns *netns.Handle, argv ...string) (pid string) {
 	t.Helper()
 	argv = append([]string{
-		"--pid=/proc/self/fd/3", "--net=/proc/self/fd/4", "--", "setpriv",
-		"--reuid", strconv.Itoa(testUID), "--regid", strconv.Itoa(testUID), "--clear-groups", "--",
+		"--pid=/proc/self/fd/3", "--net=/proc/self/fd/4", "-S", strconv.Itoa(testUID), "-G", strconv.Itoa(testUID), "--",
 	}, argv...)
 	cmd := exec.CommandContext(t.Context(), "nsenter", argv...)
 	cmd.ExtraFiles = []*os.File{n.pid, ns.File()}

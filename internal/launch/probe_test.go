@@ -18,6 +18,7 @@ func probes() map[string]func([]string) int {
 		"probe-agent":    probeAgent,
 		"probe-files":    probeFiles,
 		"probe-listen":   probeListen,
+		"probe-pty":      probePTY,
 		"probe-reach":    probeReach,
 		"probe-self":     probeSelf,
 
