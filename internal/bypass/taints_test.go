@@ -30,7 +30,7 @@ func taintsGroup() group {
 func changeablePrograms(s *stage) error {
 	own := func(name string) string { return filepath.Join(s.dir, "own", name) }
 	var errs []error
-	for _, name := range []string{"tool", "lifted", "lifted-renamed", "running", "pinned", "pinned-changed"} {
+	for _, name := range []string{"tool", "lifted", "lifted-renamed", "running", "pinned-changed"} {
 		errs = append(errs, copyProgram("/proc/self/exe", own(name), 0o755), os.Chown(own(name), userID, userID))
 	}
 	errs = append(errs,
@@ -46,16 +46,17 @@ func changeablePrograms(s *stage) error {
 	if shell, err := filepath.EvalSymlinks("/bin/bash"); err == nil {
 		s.programs = append(s.programs, shell)
 	}
+	// Root's: of a file in memory that the user can write no hash would count.
+	pinned := filepath.Join(s.dir, "pinned")
 	sum, err := digest("/proc/self/exe")
-	errs = append(errs, err)
+	errs = append(errs, err, copyProgram("/proc/self/exe", pinned, 0o755))
 	s.policies = "  lifted:\n    endpoints:\n      - {host: \"*.open.test\", ports: [7]}\n    binaries:\n"
-	s.lifted = []string{own("lifted"), own("lifted-renamed"), own("pinned")}
+	s.lifted = []string{own("lifted"), own("lifted-renamed"), pinned}
 	for _, name := range []string{"lifted", "lifted-renamed"} {
 		s.policies += fmt.Sprintf("      - {path: %q, allow_taints: [writable]}\n", own(name))
 	}
-	for _, name := range []string{"pinned", "pinned-changed"} {
-		s.policies += fmt.Sprintf("      - {path: %q, allow_taints: [writable], sha256: %q}\n", own(name), sum)
-	}
+	s.policies += fmt.Sprintf("      - {path: %q, sha256: %q}\n", pinned, sum)
+	s.policies += fmt.Sprintf("      - {path: %q, allow_taints: [writable], sha256: %q}\n", own("pinned-changed"), sum)
 	return errors.Join(errs...)
 }
 
@@ -117,8 +118,8 @@ func changedAttempts() []attempt {
 			}
 			return run(in, "lifted-renamed")
 		}},
-		{row: 22, name: "pinned", want: data, told: told{reason: "allowed", verdict: "allow", by: own("pinned")},
-			try: func(in *intruder) string { return run(in, "pinned") }},
+		{row: 22, name: "pinned", want: data, told: told{reason: "allowed", verdict: "allow", by: "pinned"},
+			try: func(in *intruder) string { return in.run(filepath.Join(in.dir, "pinned"), "connect", in.open, "7") }},
 		{row: 22, name: "pinned_then_changed", want: reset, told: changedAs(own("pinned-changed"), "hash_mismatch"), try: func(in *intruder) string {
 			if err := changeInPlace(filepath.Join(in.own, "pinned-changed")); err != nil {
 				return "prepare: " + word(err)
