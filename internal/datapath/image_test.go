@@ -17,6 +17,7 @@ import (
 
 	"github.com/ringfence/ringfence/internal/flow"
 	"github.com/ringfence/ringfence/internal/rootfs"
+	"github.com/ringfence/ringfence/internal/testenv"
 )
 
 const (
@@ -143,7 +144,7 @@ func TestWritable(t *testing.T) {
 func TestIDMappedMount(t *testing.T) {
 	tree := newImageTree(t)
 	if err := mapOwners(tree.at("opt"), tree.at("mapped")); err != nil {
-		t.Skipf("idmapped mounts are not to be had: %v", err)
+		testenv.SkipOn(t, &testenv.Skip{Reason: "idmapped mounts are not to be had here: " + err.Error()})
 	}
 	t.Cleanup(func() { _ = unix.Unmount(tree.at("mapped"), unix.MNT_DETACH) })
 	if e := tree.start(nil, tree.at("mapped/bin/program"), "probe", "tcp="+dest); !e.Taints.Has(flow.TaintWritable) {
