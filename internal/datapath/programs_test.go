@@ -14,8 +14,9 @@ const maxVerified = 20_000
 func TestVerifiedInstructions(t *testing.T) {
 	dp, _ := loadDatapath(t)
 	programs := map[string]*ebpf.Program{
-		agentProgTakeOrigin: dp.objects.TakeOrigin,
-		agentProgDropExec:   dp.objects.DropExec,
+		agentProgTakeOrigin:   dp.objects.TakeOrigin,
+		agentProgDropExec:     dp.objects.DropExec,
+		agentProgIdentifyFile: dp.objects.IdentifyFile,
 	}
 	for _, h := range dp.hooks() {
 		programs[h.name] = h.program
