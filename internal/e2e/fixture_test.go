@@ -223,10 +223,15 @@ func (r *running) wait() *result {
 	if err != nil && !errors.As(err, &exit) && !errors.Is(err, context.Canceled) {
 		r.t.Fatal(err)
 	}
+	// An agent that was killed may have been about to write a line.
+	read := readRecords
+	if status, ok := r.cmd.ProcessState.Sys().(syscall.WaitStatus); ok && status.Signal() == syscall.SIGKILL {
+		read = readRecordsSoFar
+	}
 	return &result{
 		stdout: r.stdout.String(), stderr: r.stderr.String(),
 		status:  r.cmd.ProcessState.ExitCode(),
-		records: readRecords(r.t, r.recordsPath),
+		records: read(r.t, r.recordsPath),
 	}
 }
 

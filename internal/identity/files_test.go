@@ -421,25 +421,52 @@ func TestTableIsBoundedInBytes(t *testing.T) {
 	}
 }
 
+// The first file may be read after its program was looked up for the last time: what
+// takes its place is compared with it all the same.
+func TestChangedAfterALateRead(t *testing.T) {
+	l := newLab(t)
+	l.write("/tool", "one")
+	first := l.start("/tool")
+	l.lookup(first)
+	done := l.reader.want(l.execs.records[first].Image, false)
+	l.read()
+	<-done
+	l.write("/tool", "one")
+	if got := l.await(l.start("/tool")); got.Taints.Has(flow.TaintChanged) {
+		t.Error("the same content in another file is changed")
+	}
+	l.write("/tool", "two")
+	if got := l.await(l.start("/tool")); !got.Taints.Has(flow.TaintChanged) {
+		t.Error("another content is not changed")
+	}
+}
+
 func TestTrustIsBounded(t *testing.T) {
 	trust := newTrust()
+	hashes, err := NewHashes()
+	if err != nil {
+		t.Fatal(err)
+	}
+	accepts := func(path string, inode uint64, sha256 string) bool {
+		return trust.accepts(flow.Image{Path: path, File: flow.FileID{Inode: inode}, SHA256: sha256}, true, hashes)
+	}
 	for n := range maxPaths {
-		if !trust.accepts(fmt.Sprint(n), flow.FileID{}, "") {
+		if !accepts(fmt.Sprint(n), 0, "") {
 			t.Fatal(n)
 		}
 	}
-	if trust.accepts("one more", flow.FileID{}, "") {
+	if accepts("one more", 0, "") {
 		t.Error("there is no bound")
 	}
-	if !trust.accepts("7", flow.FileID{}, "") {
+	if !accepts("7", 0, "") {
 		t.Error("what is known is forgotten")
 	}
 	trust.forget("7")
-	if !trust.accepts("one more", flow.FileID{}, "a") {
+	if !accepts("one more", 0, "a") {
 		t.Error("there is no room after one was forgotten")
 	}
 	for n := range 3 * maxFiles {
-		if !trust.accepts("one more", flow.FileID{Inode: uint64(n)}, "a") {
+		if !accepts("one more", uint64(n), "a") {
 			t.Error("the same content is refused")
 		}
 	}

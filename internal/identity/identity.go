@@ -223,11 +223,13 @@ func (t *Table) judge(image flow.Image) flow.Image {
 		image.SHA256 = ""
 		return image
 	}
+	hashes := t.reader.hashes
+	hashable := hashes.judgeable(image) && !image.Racy
 	// What was found once is that of this exec, also where the store forgot it.
-	if image.SHA256 == "" && t.reader.hashes.judgeable(image) && !image.Racy {
-		image.SHA256 = t.reader.hashes.of(image.File)
+	if image.SHA256 == "" && hashable {
+		image.SHA256 = hashes.of(image.File)
 	}
-	if !t.trust.accepts(image.Path, image.File, image.SHA256) {
+	if !t.trust.accepts(image, hashable, hashes) {
 		image.Taints |= flow.TaintChanged
 	}
 	return image

@@ -26,34 +26,39 @@ type trust struct {
 type trusted struct {
 	files  []flow.FileID
 	sha256 string // empty until one of the files was read
+	// hashable: the hash of the first file says what ran there first.
+	hashable bool
 }
 
 func newTrust() *trust { return &trust{paths: map[string]*trusted{}} }
 
-// accepts reports whether a file may be used under a path: the first one may, and
-// whatever has the same content. A hash that is empty is not known.
-func (t *trust) accepts(path string, file flow.FileID, sha256 string) bool {
+// accepts reports whether an image's file may be used under its path: the first one
+// may, and whatever has the same content. What the first one's is may have become
+// known since: hashes is asked. hashable says whether the image's own hash counts.
+func (t *trust) accepts(image flow.Image, hashable bool, hashes *Hashes) bool {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	known := t.paths[path]
-	switch {
-	case known == nil && len(t.paths) >= maxPaths:
-		return false // it cannot be told what is used first
-	case known == nil:
-		t.paths[path] = &trusted{files: []flow.FileID{file}, sha256: sha256}
-		return true
-	case slices.Contains(known.files, file):
-		if known.sha256 == "" {
-			known.sha256 = sha256
+	known := t.paths[image.Path]
+	if known == nil {
+		if len(t.paths) >= maxPaths {
+			return false // it cannot be told what is used first
 		}
+		t.paths[image.Path] = &trusted{files: []flow.FileID{image.File}, sha256: image.SHA256, hashable: hashable}
 		return true
-	case sha256 == "" || sha256 != known.sha256:
+	}
+	if slices.Contains(known.files, image.File) {
+		return true
+	}
+	if known.sha256 == "" && known.hashable {
+		known.sha256 = hashes.of(known.files[0])
+	}
+	if image.SHA256 == "" || image.SHA256 != known.sha256 {
 		return false
 	}
 	if len(known.files) == maxFiles {
 		known.files = slices.Delete(known.files, 0, 1)
 	}
-	known.files = append(known.files, file)
+	known.files = append(known.files, image.File)
 	return true
 }
 
