@@ -282,14 +282,24 @@ func TestRacy(t *testing.T) {
 	if err := os.WriteFile(filepath.Join(l.files.dir, "tool"), []byte("x"), 0o755); err != nil {
 		t.Fatal(err)
 	}
-	early := l.start("/tool")
+	l.files.magic = 0xEF53 // where a hash of what the user can write counts at all
+	taint := func(id flow.ExecID, taints flow.Taint) flow.ExecID {
+		exec := l.execs.records[id]
+		exec.Taints = taints
+		l.execs.records[id] = exec
+		return id
+	}
+	early, roots := taint(l.start("/tool"), flow.TaintWritable), l.start("/tool")
 	time.Sleep(2 * clockTick)
-	late := l.start("/tool")
+	late := taint(l.start("/tool"), flow.TaintWritable)
 	if got := l.await(late); got.SHA256 != sum("x") {
 		t.Errorf("late: %q", got.SHA256)
 	}
 	if got := l.await(early); got.SHA256 != "" {
 		t.Errorf("early: %q", got.SHA256)
+	}
+	if got := l.await(roots); got.SHA256 != sum("x") {
+		t.Errorf("of a file of root's: %q", got.SHA256)
 	}
 }
 

@@ -12,10 +12,13 @@ import (
 // ms where HZ is 100, and more in a virtual machine that gets no processor.
 const clockTick = 100 * time.Millisecond
 
-// racy reports whether an image started so soon after the last change of its file
-// that another one may have followed, after the start, under the same time. Then no
-// hash is that of the image. (git knows the same of its index.)
+// racy reports whether an image that its user can write started so soon after the
+// last change of its file that another one may have followed, after the start, under
+// the same time. Then no hash is that of the image. (git knows the same of its index.)
 func racy(image flow.Image) bool {
+	if !image.Taints.Has(flow.TaintWritable) {
+		return false // and root's changes are root's affair
+	}
 	var real, boot unix.Timespec
 	if unix.ClockGettime(unix.CLOCK_REALTIME, &real) != nil || unix.ClockGettime(unix.CLOCK_BOOTTIME, &boot) != nil {
 		return true
