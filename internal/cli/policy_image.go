@@ -7,10 +7,10 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"os"
 	"path"
-	"path/filepath"
 	"strings"
+
+	"golang.org/x/sys/unix"
 
 	"github.com/ringfence/ringfence/internal/flow"
 )
@@ -50,15 +50,26 @@ func (v *view) image(flag, name string) (flow.Image, []string, error) {
 
 // judge says of a program's file what would be known of it when it starts.
 func (v *view) judge(name string) (flow.Image, []string) {
-	image := flow.Image{Path: name, SHA256: v.hash(name)}
+	image := flow.Image{Path: name}
 	var notes []string
-	if link, err := v.Follow(name, v.user, nil); err == nil && link.Writable {
-		image.Taints |= flow.TaintWritable
-		notes = append(notes, fmt.Sprintf("the user can change %s, or put another file there: it is tainted (writable)", quoteText(name)))
-	}
 	if flow.IsLoader(name) {
 		image.Taints |= flow.TaintLoader
 		notes = append(notes, quoteText(name)+" is a dynamic loader: it is tainted (loader)")
+	}
+	// Never a special file, which could have one wait, nor one outside the root.
+	file, link, err := v.Open(name, v.user)
+	if err != nil {
+		return image, append(notes, "not looked into: "+err.Error())
+	}
+	defer file.Close()
+	if link.Writable {
+		image.Taints |= flow.TaintWritable
+		notes = append(notes, fmt.Sprintf("the user can change %s, or put another file there: it is tainted (writable)", quoteText(name)))
+	}
+	// As where it starts: of what the user can write a hash counts on few file systems.
+	var fs unix.Statfs_t
+	if unix.Fstatfs(int(file.Fd()), &fs) == nil && (!link.Writable || flow.FileID{FSMagic: uint32(fs.Type)}.Traced()) {
+		image.SHA256 = hashOf(file)
 	}
 	return image, notes
 }
@@ -66,13 +77,8 @@ func (v *view) judge(name string) (flow.Image, []string) {
 // maxHashed bounds what is read of a file, in bytes, as it is where it starts.
 const maxHashed = 1 << 30
 
-// hash returns the SHA-256 of a file; "" where it cannot be read.
-func (v *view) hash(name string) string {
-	file, err := os.Open(filepath.Join(v.dir.Name(), name))
-	if err != nil {
-		return ""
-	}
-	defer file.Close()
+// hashOf returns the SHA-256 of a file; "" where it cannot be read.
+func hashOf(file io.Reader) string {
 	sum := sha256.New()
 	if n, err := io.Copy(sum, io.LimitReader(file, maxHashed+1)); err != nil || n > maxHashed {
 		return ""
@@ -83,7 +89,7 @@ func (v *view) hash(name string) string {
 // interpreter returns the program of a script; "" where the file is none, or may
 // not be read. For env it is the program that env starts.
 func (v *view) interpreter(name string) string {
-	file, err := os.Open(filepath.Join(v.dir.Name(), name)) // no link is left in it
+	file, _, err := v.Open(name, v.user)
 	if err != nil {
 		return ""
 	}

@@ -7,6 +7,8 @@ import (
 	"strings"
 	"testing"
 
+	"golang.org/x/sys/unix"
+
 	"github.com/ringfence/ringfence/internal/policy"
 	"github.com/ringfence/ringfence/internal/rootfs"
 	"github.com/ringfence/ringfence/internal/source"
@@ -65,6 +67,35 @@ func TestHostileNames(t *testing.T) {
 	for _, text := range said {
 		if strings.ContainsFunc(text, func(r rune) bool { return !strconv.IsPrint(r) }) {
 			t.Errorf("%q", text)
+		}
+	}
+}
+
+// A program's file is looked into only if it is a regular one in the root: a pipe
+// would have explain wait for ever, and a link could lead out of the root.
+func TestJudgeLooksIntoFilesOnly(t *testing.T) {
+	root := t.TempDir()
+	outside := filepath.Join(t.TempDir(), "outside")
+	for _, err := range []error{
+		os.WriteFile(outside, []byte("x"), 0o755),
+		os.Symlink(outside, filepath.Join(root, "link")),
+		unix.Mkfifo(filepath.Join(root, "pipe"), 0o755),
+		os.WriteFile(filepath.Join(root, "file"), []byte("x"), 0o755),
+	} {
+		if err != nil {
+			t.Fatal(err)
+		}
+	}
+	dir, err := os.Open(root)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer dir.Close()
+	v := &view{Root: rootfs.New(dir), dir: dir, user: rootfs.User{UID: 54321, GID: 54321}}
+	for name, hashed := range map[string]bool{"/link": false, "/pipe": false, "/missing": false, "/file": true} {
+		image, notes := v.judge(name)
+		if (image.SHA256 != "") != hashed || (notes == nil) != hashed {
+			t.Errorf("%s: hash %q, notes %q", name, image.SHA256, notes)
 		}
 	}
 }
