@@ -275,11 +275,7 @@ func connectGiven(a []string) string {
 // forked connects from a child that is a fork and nothing more: no exec, one
 // thread, gone at once.
 func forked(a []string) string {
-	addr, err := lookUp(a[0], "ip4")
-	if err != nil {
-		return word(err)
-	}
-	fd, err := socket(unix.AF_INET, unix.SOCK_STREAM, 0)
+	fd, addr, err := socketFor(a[0])
 	if err != nil {
 		return word(err)
 	}

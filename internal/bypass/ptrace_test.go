@@ -81,11 +81,7 @@ func againstVictim(in *intruder, do func(pid int) string) string {
 // hold connects, says what came of it, and keeps the connection until its standard
 // input ends.
 func hold(a []string) string {
-	addr, err := lookUp(a[0], "ip4")
-	if err != nil {
-		return word(err)
-	}
-	fd, err := socket(unix.AF_INET, unix.SOCK_STREAM, 0)
+	fd, addr, err := socketFor(a[0])
 	if err != nil {
 		return word(err)
 	}

@@ -240,3 +240,12 @@ func readLine(r io.Reader) string {
 	line, _ := bufio.NewReader(r).ReadString('\n')
 	return strings.TrimSpace(line)
 }
+
+// socketFor returns a socket for a connection to a host, and the host's address.
+func socketFor(host string) (fd int, addr netip.Addr, err error) {
+	if addr, err = lookUp(host, "ip4"); err != nil {
+		return -1, addr, err
+	}
+	fd, err = socket(unix.AF_INET, unix.SOCK_STREAM, 0)
+	return fd, addr, err
+}

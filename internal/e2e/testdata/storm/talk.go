@@ -102,16 +102,26 @@ func (s *storm) denied(target string, _ *rand.Rand) string {
 	return "LEAK"
 }
 
-// pull asks for much, and leaves in the middle.
-func (s *storm) pull(target string, random *rand.Rand) string {
+// begin connects and says who it is; without a connection, it returns what came of it.
+func (s *storm) begin(target string) (*net.TCPConn, string) {
 	conn, err := dial(target, impatience)
 	if err != nil {
-		return s.gentle("no connect", err)
+		return nil, s.gentle("no connect", err)
+	}
+	if _, err := io.WriteString(conn, s.line(time.Now())); err != nil {
+		conn.Close()
+		return nil, s.gentle("cut", err)
+	}
+	return conn, ""
+}
+
+// pull asks for much, and leaves in the middle.
+func (s *storm) pull(target string, random *rand.Rand) string {
+	conn, said := s.begin(target)
+	if conn == nil {
+		return said
 	}
 	defer conn.Close()
-	if _, err := io.WriteString(conn, s.line(time.Now())); err != nil {
-		return s.gentle("cut", err)
-	}
 	if _, err := io.CopyN(io.Discard, conn, random.Int64N(16<<20)); err != nil {
 		return s.gentle("cut", err)
 	}
@@ -120,14 +130,11 @@ func (s *storm) pull(target string, random *rand.Rand) string {
 
 // push sends much, and leaves in some way.
 func (s *storm) push(target string, random *rand.Rand) string {
-	conn, err := dial(target, impatience)
-	if err != nil {
-		return s.gentle("no connect", err)
+	conn, said := s.begin(target)
+	if conn == nil {
+		return said
 	}
 	defer conn.Close()
-	if _, err := io.WriteString(conn, s.line(time.Now())); err != nil {
-		return s.gentle("cut", err)
-	}
 	// With pauses: what arrives is watched packet by packet.
 	for range random.IntN(32) {
 		if _, err := conn.Write(make([]byte, random.IntN(64<<10))); err != nil {
