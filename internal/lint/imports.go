@@ -41,12 +41,14 @@ var ranks = map[string]int{
 	"internal/api":   4,
 	"internal/kube":  4,
 
-	"internal/cli":  5,
-	"internal/tool": 5,
+	"internal/daemon": 5,
 
-	"cmd":             6,
-	"internal/e2e":    6, // tests of the whole
-	"internal/bypass": 6, // likewise
+	"internal/cli":  6,
+	"internal/tool": 6,
+
+	"cmd":             7,
+	"internal/e2e":    7, // tests of the whole
+	"internal/bypass": 7, // likewise
 
 	"internal/lint": 0,
 }
@@ -61,6 +63,8 @@ var homes = map[string][]string{
 	"github.com/fsnotify/fsnotify":      {"internal/watch"},
 	"golang.org/x/crypto/ssh":           {"internal/sshd"},
 	"github.com/pkg/sftp":               {"internal/launch"},
+	"go.etcd.io/bbolt":                  {"internal/store"},
+	"github.com/coreos/go-systemd/v22":  {"internal/daemon"},
 	"github.com/miekg/dns":              {"internal/names", "internal/testenv"},
 	"github.com/elastic/go-seccomp-bpf": {"internal/launch"},
 	"google.golang.org/grpc":            {"internal/api"},
