@@ -69,6 +69,7 @@ var homes = map[string][]string{
 	"github.com/elastic/go-seccomp-bpf": {"internal/launch"},
 	"google.golang.org/grpc":            {"internal/api"},
 	"google.golang.org/protobuf":        {"internal/api"},
+	"google.golang.org/genproto":        {"internal/api"},
 	"k8s.io":                            {"internal/kube"},
 	"sigs.k8s.io":                       {"internal/kube"},
 	"github.com/containerd/nri":         {"internal/kube"},
