@@ -19,6 +19,7 @@ func probes() map[string]func([]string) int {
 		"probe-files":    probeFiles,
 		"probe-listen":   probeListen,
 		"probe-pty":      probePTY,
+		"probe-echo":     probeEcho,
 		"probe-reach":    probeReach,
 		"probe-self":     probeSelf,
 
