@@ -35,6 +35,11 @@ type SandboxConfig struct {
 	Visible []string
 	// Workdir is where the first command works: a policy may make it writable.
 	Workdir string
+	// Trusted is which files were first used under their paths before a restart, and
+	// SaveTrust keeps that for the next one: see identity.Config. It is not called any
+	// more once Close has returned.
+	Trusted   []identity.Trust
+	SaveTrust func([]identity.Trust) error
 }
 
 // Sandbox is a sandbox with its services: DNS, capture and the explicit proxy.
@@ -78,6 +83,7 @@ func (a *Agent) CreateSandbox(ctx context.Context, cfg SandboxConfig) (_ *Sandbo
 	root := rootfs.New(sb.Root())
 	sb.identities, err = identity.NewTable(identity.Config{
 		Execs: a.datapath, Files: files{root, a.datapath}, Hashes: a.hashes, Named: cfg.Engine.Names,
+		Trusted: cfg.Trusted, SaveTrust: cfg.SaveTrust,
 	})
 	if err != nil {
 		return nil, errors.Join(err, sb.Sandbox.Close())
