@@ -150,9 +150,9 @@ func alive(t *testing.T, n *Namespaces) string {
 func TestHangUp(t *testing.T) {
 	const (
 		hup    = "MARK=hup sleep 1000 & "
-		nohup  = "MARK=nohup nohup sleep 1000 >/dev/null 2>&1 & "
-		setsid = "MARK=setsid setsid sleep 1000 >/dev/null 2>&1 & "
-		ready  = "sleep 0.1; echo ready; "
+		nohup  = "MARK=nohup nohup sleep 1000 >/dev/null 2>&1 & until grep -q '^SigIgn:.*[13579bdf]$' /proc/$!/status; do sleep 0.01; done; "
+		setsid = "MARK=setsid setsid sleep 1000 >/dev/null 2>&1 & until [ $(cut -d' ' -f6 /proc/$!/stat) = $! ]; do sleep 0.01; done; "
+		ready  = "echo ready; "
 	)
 	for _, tt := range []struct {
 		name, script string
