@@ -108,9 +108,9 @@ func (p *Process) Ended() <-chan struct{} { return p.child.ended }
 // kills that group if the command is still there. It returns when the command has
 // ended.
 //
-// What is in a session or a process group of its own and does not end by SIGHUP lives
-// on, as with sshd: a tmux server, a daemon, what nohup started from a shell with job
-// control. It ends with the sandbox.
+// What has a session or a process group of its own and is not in front, or ignores
+// SIGHUP, lives on, as with sshd: a tmux server, a daemon, what nohup started. It ends
+// with the sandbox.
 func (p *Process) HangUp(grace time.Duration) {
 	p.closeTerminal()
 	// SIGCONT, because a stopped process does not see the other.

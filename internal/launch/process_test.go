@@ -162,8 +162,12 @@ func TestHangUp(t *testing.T) {
 		{"obeys", hup + nohup + setsid + ready + "exec sleep 1000", syscall.SIGHUP, "nohup setsid"},
 		{"is stopped", hup + setsid + ready + "kill -STOP $$; sleep 1000", syscall.SIGHUP, "setsid"},
 		{"does not listen", "trap '' HUP; " + hup + setsid + ready + "while :; do sleep 1; done", syscall.SIGKILL, "setsid"},
+		{"has a job in front", "set -m; MARK=job sh -c 'echo ready; exec sleep 1000'", syscall.SIGHUP, ""},
 	} {
 		for _, terminal := range []bool{false, true} {
+			if !terminal && tt.name == "has a job in front" {
+				continue // there is no front without one
+			}
 			t.Run(fmt.Sprint(tt.name, " terminal ", terminal), func(t *testing.T) {
 				n := start(t)
 				c := command("sh", "-c", tt.script)
