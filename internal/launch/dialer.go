@@ -14,9 +14,6 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// dialerIdle is how long a dialing process waits for the next order.
-const dialerIdle = 30 * time.Second
-
 // serveDials is sandbox-dial: an order is one connection to make, with the socket on
 // which to answer. It ends with the agent's end of the control socket, or when there
 // was nothing to do for a while; an order that comes at that moment is not answered,
@@ -44,7 +41,7 @@ func serveDials() error {
 		go func() {
 			serveDial(&order, fds[0])
 			dials.Add(-1)
-			idle.Reset(dialerIdle)
+			idle.Reset(order.Idle)
 		}()
 	}
 }
