@@ -50,7 +50,7 @@ type dialOrder struct {
 	Targets []netip.AddrPort `json:"targets,omitempty"`
 	Path    []byte           `json:"path,omitempty"` // need not be UTF-8
 	Refused []uint16         `json:"refused"`
-	Idle    time.Duration    `json:"idle"` // how long to wait for the next order
+	Idle    time.Duration    `json:"idle,omitempty"` // how long to wait for the next order; 0 is dialerIdle
 }
 
 // dnsPort is the agent's on every address: the hooks lead it to the sandbox's DNS.
@@ -63,7 +63,7 @@ func (c *DialConfig) order() (*dialOrder, error) {
 	if c.UID == 0 {
 		return nil, ErrRoot
 	}
-	order := &dialOrder{Refused: c.Refused, Idle: dialerIdle}
+	order := &dialOrder{Refused: c.Refused}
 	switch c.Network {
 	case "tcp":
 		addrs, err := c.addresses()

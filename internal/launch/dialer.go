@@ -1,6 +1,7 @@
 package launch
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -41,7 +42,7 @@ func serveDials() error {
 		go func() {
 			serveDial(&order, fds[0])
 			dials.Add(-1)
-			idle.Reset(order.Idle)
+			idle.Reset(cmp.Or(order.Idle, dialerIdle))
 		}()
 	}
 }
