@@ -33,7 +33,8 @@ type Stats struct {
 const unknownSandbox = uint64(0)
 
 func (dp *Datapath) addUnknownState() error {
-	if err := dp.objects.SandboxStates.Put(unknownSandbox, agentSandboxState{}); err != nil {
+	err := dp.objects.SandboxStates.Update(unknownSandbox, agentSandboxState{}, ebpf.UpdateNoExist)
+	if err != nil && !errors.Is(err, ebpf.ErrKeyExist) {
 		return fmt.Errorf("add counters of unknown sandboxes: %w", err)
 	}
 	return nil
