@@ -123,6 +123,7 @@ func TestResize(t *testing.T) {
 		*ssh.Session
 		out *bufio.Reader
 		in  io.Writer
+		was string
 	}
 	var panes []pane
 	for i := range 3 {
@@ -133,33 +134,28 @@ func TestResize(t *testing.T) {
 		must(t, err)
 		out, err := s.StdoutPipe()
 		must(t, err)
-		must(t, s.Start(`stty size; trap 'stty size' WINCH; while read -r x; do echo "$x"; done`))
-		panes = append(panes, pane{s, bufio.NewReader(out), in})
-	}
-	read := func(p pane) string {
-		line, err := p.out.ReadString('\n')
-		must(t, err)
-		return strings.TrimSpace(line)
-	}
-	for i, p := range panes {
-		if got, want := read(p), fmt.Sprint(10+i, 40+i); got != want {
-			t.Errorf("terminal %d begins with %s, want %s", i, got, want)
-		}
+		must(t, s.Start("while read -r x; do stty size; done"))
+		panes = append(panes, pane{s, bufio.NewReader(out), in, fmt.Sprint(10+i, 40+i)})
 	}
 	for round := range 5 {
-		for i, p := range panes {
-			must(t, p.WindowChange(20+10*round+i, 80+10*round+i))
+		want := make([]string, len(panes))
+		for i := range panes {
+			want[i] = fmt.Sprint(20+10*round+i, 80+10*round+i)
+			must(t, panes[i].WindowChange(20+10*round+i, 80+10*round+i))
 		}
-		for i, p := range panes {
-			// bash runs the trap when read ends.
-			_, err := io.WriteString(p.in, "\n")
-			must(t, err)
-			want := fmt.Sprint(20+10*round+i, 80+10*round+i)
-			for got := ""; got != want; {
-				if got = read(p); got != "" && got != want {
-					t.Errorf("terminal %d has %s, want %s", i, got, want)
+		for i := range panes {
+			// A line may overtake the size that went before it: they are asked for until
+			// it is the new one. Never may it be another's.
+			for got := ""; got != want[i]; {
+				_, err := io.WriteString(panes[i].in, "\n")
+				must(t, err)
+				line, err := panes[i].out.ReadString('\n')
+				must(t, err)
+				if got = strings.TrimSpace(line); got != want[i] && got != panes[i].was {
+					t.Errorf("terminal %d has %s, want %s", i, got, want[i])
 				}
 			}
+			panes[i].was = want[i]
 		}
 	}
 }
@@ -354,10 +350,10 @@ func TestHangUp(t *testing.T) {
 	}{
 		{"heeds it", "echo $$; exec sleep 1000", false, false},
 		{"with a terminal", "echo $$; exec sleep 1000", true, false},
-		{"with job control", "set -m; sleep 1000 & echo $!; wait", true, false},
+		{"in the background of a terminal", "bash --norc -i <<<'sleep 1000 & echo $!; wait'", true, false},
 		{"ignores it", "trap '' HUP PIPE; echo $$; while :; do sleep 0.1; done", false, false},
 		{"ignores it, with a terminal", "trap '' HUP PIPE; echo $$; while :; do sleep 0.1; done", true, false},
-		{"its own session", "setsid sleep 1000 </dev/null >/dev/null 2>&1 & echo $!; wait", false, true},
+		{"its own session", "setsid sh -c 'echo $$; exec sleep 1000 </dev/null >/dev/null 2>&1' & wait", false, true},
 	} {
 		t.Run(test.name, func(t *testing.T) {
 			client := f.mustDial("alpha")
