@@ -11,6 +11,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"net"
 	"os"
 	"time"
 
@@ -173,4 +174,15 @@ func (sb *Sandbox) Warnings() []string { return sb.space.Warnings() }
 // Exec starts a command in the sandbox.
 func (sb *Sandbox) Exec(ctx context.Context, command launch.Command) (*launch.Process, error) {
 	return sb.space.Exec(ctx, command)
+}
+
+// Dial connects to what listens in the sandbox. Which addresses are its own, and which
+// ports the agent's, is filled in here.
+func (sb *Sandbox) Dial(ctx context.Context, config launch.DialConfig) (net.Conn, error) {
+	config.Own = nil
+	for _, own := range ownAddresses {
+		config.Own = append(config.Own, own.Addr())
+	}
+	config.Refused = []uint16{capturePort, dnsPort, proxyPort}
+	return sb.space.Dial(ctx, config)
 }
