@@ -221,10 +221,7 @@ func (dp *Datapath) Sandboxes() ([]Sandbox, error) {
 	var all []Sandbox
 	entries := dp.objects.Sandboxes.Iterate()
 	for entries.Next(&id, &value) {
-		all = append(all, Sandbox{
-			CgroupID: id, NetnsCookie: value.NetnsCookie, MountNS: value.MntNs, UserNS: value.UserNs,
-			Capture: value.CapturePort, DNS: value.DnsPort, Proxy: value.ProxyPort,
-		})
+		all = append(all, sandboxOf(id, &value))
 	}
 	if err := entries.Err(); err != nil {
 		return nil, fmt.Errorf("list sandboxes: %w", err)

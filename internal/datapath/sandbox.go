@@ -87,6 +87,25 @@ func (dp *Datapath) RemoveSandbox(cgroupID uint64) error {
 	)
 }
 
+// Sandbox returns what the hooks know of a sandbox, ErrNotFound where that is nothing.
+func (dp *Datapath) Sandbox(cgroupID uint64) (Sandbox, error) {
+	var value agentSandbox
+	if err := dp.objects.Sandboxes.Lookup(cgroupID, &value); err != nil {
+		if errors.Is(err, ebpf.ErrKeyNotExist) {
+			err = ErrNotFound
+		}
+		return Sandbox{}, fmt.Errorf("look up sandbox: %w", err)
+	}
+	return sandboxOf(cgroupID, &value), nil
+}
+
+func sandboxOf(cgroupID uint64, value *agentSandbox) Sandbox {
+	return Sandbox{
+		CgroupID: cgroupID, NetnsCookie: value.NetnsCookie, MountNS: value.MntNs, UserNS: value.UserNs,
+		Capture: value.CapturePort, DNS: value.DnsPort, Proxy: value.ProxyPort,
+	}
+}
+
 // Stats returns the counters of a sandbox. Key 0 has those of no sandbox.
 func (dp *Datapath) Stats(cgroupID uint64) (Stats, error) {
 	var s agentSandboxState
