@@ -62,7 +62,7 @@ var homes = map[string][]string{
 	"github.com/creack/pty":             {"internal/tty"},
 	"github.com/fsnotify/fsnotify":      {"internal/watch"},
 	"golang.org/x/crypto/ssh":           {"internal/sshd"},
-	"github.com/pkg/sftp":               {"internal/launch"},
+	"github.com/pkg/sftp":               {"internal/launch", "internal/cli"}, // the server; the client of cp
 	"go.etcd.io/bbolt":                  {"internal/store"},
 	"github.com/coreos/go-systemd/v22":  {"internal/daemon"},
 	"github.com/miekg/dns":              {"internal/names", "internal/testenv"},
@@ -75,7 +75,7 @@ var homes = map[string][]string{
 	"github.com/containerd/nri":         {"internal/kube"},
 	"github.com/spf13/cobra":            {"internal/cli", "internal/tool"},
 	"github.com/spf13/pflag":            {"internal/cli", "internal/tool"},
-	"go.yaml.in/yaml/v3":                {"internal/policy"},
+	"go.yaml.in/yaml/v3":                {"internal/policy", "internal/cli"}, // policies; -o yaml
 	"golang.org/x/term":                 {"internal/tty", "internal/cli", "internal/tool", "internal/testenv"},
 	"github.com/google/go-cmp":          {},
 	"github.com/rogpeppe/go-internal":   {},
