@@ -38,7 +38,7 @@ func newPolicy(env Env, status *int) *cobra.Command {
 		return unread(hint(err, cmd.CommandPath()+" --help lists the flags"))
 	})
 	cmd.AddCommand(newPolicyCheck(env, status), newPolicyExplain(env, status), newPolicyList(env),
-		newPolicySchema(env), newPolicyShow(env))
+		newPolicySchema(env), newPolicyShow(env), newPolicySet(env), newPolicyGet(env), newPolicyRevisions(env))
 	return cmd
 }
 
