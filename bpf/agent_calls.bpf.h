@@ -6,12 +6,16 @@
 #define FOUND 0
 #define NOT_FOUND 1
 
-/* Looks up and removes an origin. Its use of the exec record passes to the agent. */
+/*
+ * Looks up and removes an origin. Its use of the exec record passes to the agent, and
+ * is noted as held: a program runs to its end, also when the agent is killed.
+ */
 SEC("syscall")
 int take_origin(struct take_origin_args *args)
 {
 	struct origin_key key = args->key;
 	struct origin *found = bpf_map_lookup_elem(&origins, &key);
+	struct exec_record *record;
 	struct origin origin;
 
 	if (!found)
@@ -19,6 +23,9 @@ int take_origin(struct take_origin_args *args)
 	origin = *found;
 	if (!remove_origin(&key, origin.sock.sandbox))
 		return NOT_FOUND;
+	record = bpf_map_lookup_elem(&execs, &origin.sock.exec);
+	if (record)
+		__sync_fetch_and_add(&record->held, 1);
 	args->origin = origin;
 	return TAKEN;
 }
@@ -28,7 +35,10 @@ SEC("syscall")
 int drop_exec(struct drop_exec_args *args)
 {
 	struct exec_id id = args->id;
+	struct exec_record *record = bpf_map_lookup_elem(&execs, &id);
 
+	if (record)
+		__sync_fetch_and_sub(&record->held, 1);
 	drop_user(&id);
 	return 0;
 }

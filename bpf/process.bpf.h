@@ -106,6 +106,7 @@ static __always_inline bool make_record(struct task_struct *task, struct linux_b
 	record->sandbox = sandbox;
 	record->users = 1;
 	record->refs = 1;
+	record->held = 0;
 	record->uid = BPF_CORE_READ(task, cred, uid.val);
 	record->gid = BPF_CORE_READ(task, cred, gid.val);
 	record->ancestors_len = 0;

@@ -61,7 +61,10 @@ struct sandbox {
 	__u16 pad;
 };
 
-/* Why a hook refused. 0 means that it did not. */
+/*
+ * Why a hook refused. 0 means that it did not. Counters are kept by these numbers,
+ * also from one build to the next: a reason is only ever appended (before REJECT_MAX).
+ */
 enum reject {
 	REJECT_NONE = 0,
 	REJECT_UNKNOWN_SANDBOX,
@@ -114,7 +117,7 @@ struct file_id {
 /*
  * One exec. It has two counts because an ancestor must outlive its processes
  * without keeping its own ancestors alive, or a chain would never end:
- * users: processes that run it, and origins that wait to be taken;
+ * users: processes that run it, origins that wait, and those that the agent took;
  * refs:  one while there are users, and one for each descendant that lists it.
  * At users == 0 it lets go of its ancestors, at refs == 0 it is deleted.
  */
@@ -131,7 +134,7 @@ struct exec_record {
 	__u32 script_len; /* of a script, as it was named to execve, cut to its start */
 	__u16 path_len; /* over PATH_INLINE: the path is in long_paths */
 	__u16 ancestors_len;
-	__u32 pad;
+	__u32 held; /* of the users, the agent's: its successor gives them back */
 	struct exec_id ancestors[MAX_ANCESTORS]; /* nearest first */
 	__u8 path[PATH_INLINE];
 	__u8 script[SCRIPT_INLINE];

@@ -20,6 +20,7 @@ import (
 	"github.com/ringfence/ringfence/internal/flow"
 	"github.com/ringfence/ringfence/internal/identity"
 	"github.com/ringfence/ringfence/internal/names"
+	"github.com/ringfence/ringfence/internal/watch"
 )
 
 // Sink takes every record. Emit must not wait for long.
@@ -49,6 +50,7 @@ type Agent struct {
 	datapath *datapath.Datapath
 	resolver *names.Resolver
 	hashes   *identity.Hashes
+	watches  *watch.Hub
 	stop     context.CancelFunc
 	tasks    sync.WaitGroup
 
@@ -80,6 +82,9 @@ func Start(ctx context.Context, cfg Config) (_ *Agent, err error) {
 		return nil, err
 	}
 	if a.hashes, err = identity.NewHashes(); err != nil {
+		return nil, err
+	}
+	if a.watches, err = watch.NewHub(); err != nil {
 		return nil, err
 	}
 	if a.instance, err = claimInstance(cfg.Log); err != nil {
@@ -114,6 +119,9 @@ func (a *Agent) Close() error {
 	}
 	a.stop()
 	a.tasks.Wait()
+	if a.watches != nil {
+		errs = append(errs, a.watches.Close())
+	}
 	if a.datapath != nil {
 		errs = append(errs, a.datapath.Close())
 	}

@@ -30,6 +30,8 @@ type keeper struct {
 	root   *rootfs.Root
 	user   rootfs.User
 	log    *slog.Logger
+	// watches is the agent's, for all of its sandboxes.
+	watches *watch.Hub
 	// applied is called after each new generation.
 	applied func()
 
@@ -40,8 +42,11 @@ type keeper struct {
 	renewed chan struct{}
 }
 
-func newKeeper(engine *policy.Engine, root *rootfs.Root, user rootfs.User, log *slog.Logger) *keeper {
-	return &keeper{engine: engine, root: root, user: user, log: log, applied: func() {}, renewed: make(chan struct{}, 1), warned: map[string]bool{}}
+func newKeeper(engine *policy.Engine, root *rootfs.Root, user rootfs.User, watches *watch.Hub, log *slog.Logger) *keeper {
+	return &keeper{
+		engine: engine, root: root, user: user, log: log, watches: watches,
+		applied: func() {}, renewed: make(chan struct{}, 1), warned: map[string]bool{},
+	}
 }
 
 // replace makes a policy the next generation, with its links: a policy without
@@ -134,17 +139,7 @@ func (k *keeper) watch(ctx context.Context) error {
 
 // round looks once, and waits until there is a reason to look again.
 func (k *keeper) round(ctx context.Context) error {
-	w, err := watch.New()
-	if err != nil {
-		k.mu.Lock()
-		k.warn("links that the policy names cannot be watched: looking every now and then", "error", err)
-		k.mu.Unlock()
-		if _, err := k.relink(ctx, nil); err != nil {
-			return err
-		}
-		k.pause(ctx, linkPoll)
-		return nil
-	}
+	w := k.watches.New()
 	defer w.Close()
 	start := time.Now()
 	watched, err := k.relink(ctx, w)

@@ -82,7 +82,7 @@ func (a *Agent) CreateSandbox(ctx context.Context, cfg SandboxConfig) (_ *Sandbo
 	if err != nil {
 		return nil, errors.Join(err, sb.Sandbox.Close())
 	}
-	sb.keeper = newKeeper(cfg.Engine, root, cfg.User, a.cfg.Log.With("sandbox", cfg.Name))
+	sb.keeper = newKeeper(cfg.Engine, root, cfg.User, a.watches, a.cfg.Log.With("sandbox", cfg.Name))
 	// Before anything runs that a link could stand for.
 	if _, err := sb.keeper.relink(ctx, nil); err != nil {
 		return nil, errors.Join(err, sb.Sandbox.Close())

@@ -32,7 +32,7 @@ const (
 // decoding have no hint; so methods are wrapped where they are registered.
 type calls struct {
 	log      *slog.Logger
-	stopping context.Context //nolint:containedctx // ends every stream, whoever's
+	stopping context.Context // ends every stream, whoever's
 	faults   atomic.Uint64
 
 	mu    sync.Mutex
@@ -62,7 +62,7 @@ func (r registrar) RegisterService(service *grpc.ServiceDesc, implementation any
 }
 
 func (c *calls) unary(name string, handler grpc.MethodHandler) grpc.MethodHandler {
-	return func(service any, ctx context.Context, decode func(any) error, _ grpc.UnaryServerInterceptor) (answer any, err error) { //nolint:revive // gRPC's order
+	return func(service any, ctx context.Context, decode func(any) error, _ grpc.UnaryServerInterceptor) (answer any, err error) {
 		err = c.call(ctx, name, func() error {
 			answer, err = handler(service, ctx, func(message any) error { return receive(decode, message) }, nil)
 			return err
@@ -167,7 +167,7 @@ func (c *calls) fault(name string, err error, more ...any) *Error {
 // the agent stops.
 type serverStream struct {
 	grpc.ServerStream
-	ctx context.Context //nolint:containedctx // as gRPC has it
+	ctx context.Context // as gRPC has it
 }
 
 // Context implements grpc.ServerStream.

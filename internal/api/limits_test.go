@@ -2,6 +2,7 @@ package api
 
 import (
 	"fmt"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -214,7 +215,7 @@ func TestRequestLimits(t *testing.T) {
 			func(n int) Message { return &pb.TailRecordsRequest{Filter: of(n)} },
 		}
 	}
-	name := func(n int) string { return dnsName(n) }
+	name := dnsName
 	one := func(request func(int) Message) []func(int) Message { return []func(int) Message{request} }
 	const length, many, most = " exceeds maximum length", " exceeds maximum entries", " exceeds maximum"
 	for _, test := range []struct {
@@ -255,6 +256,14 @@ func TestRequestLimits(t *testing.T) {
 			func(n int) Message { return &pb.ListPolicyRevisionsRequest{Sandbox: "box", PageToken: letters(n)} },
 			func(n int) Message { return &pb.QueryRecordsRequest{PageToken: letters(n)} },
 		}, "page_token" + length},
+		{"fields", 32, []func(int) Message{
+			func(n int) Message {
+				return &pb.UpdateSandboxRequest{Name: "box", Spec: &pb.SandboxSpec{}, Fields: slices.Repeat([]string{"labels"}, n)}
+			},
+			func(n int) Message {
+				return &pb.UpdateProviderRequest{Provider: &pb.Provider{Name: "p"}, Fields: slices.Repeat([]string{"type"}, n)}
+			},
+		}, "fields" + many},
 		{"past", 1000, one(func(n int) Message { return &pb.TailRecordsRequest{Past: uint32(n)} }), "past" + most},
 		{"labels of a list", 128, one(func(n int) Message { return &pb.ListSandboxesRequest{Labels: entries(n)} }), "labels" + many},
 		{"label key of a list", 256, one(func(n int) Message {
@@ -425,8 +434,8 @@ func TestSpecAsAWhole(t *testing.T) {
 		spec.Annotations["c"] = letters(1000 + n - proto.Size(spec))
 		return spec
 	}
-	wantProblem(t, CheckSpec(of(maxSpec)), "")
-	wantProblem(t, CheckSpec(of(maxSpec+1)), fmt.Sprintf("spec exceeds maximum length (%d > %d)", maxSpec+1, maxSpec))
+	wantProblem(t, CheckSpec(of(983040)), "")
+	wantProblem(t, CheckSpec(of(983041)), "spec exceeds maximum length (983041 > 983040)")
 }
 
 // TestUnknownField refuses what a newer client says and this agent would not do.

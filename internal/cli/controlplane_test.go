@@ -74,7 +74,7 @@ func FuzzParseEndpoint(f *testing.F) {
 		f.Add(s)
 	}
 	f.Fuzz(func(t *testing.T, text string) {
-		target, err := parseEndpoint(text)
+		target, err := flow.ParseEndpoint(text)
 		if err != nil {
 			return
 		}

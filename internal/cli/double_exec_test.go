@@ -110,7 +110,7 @@ func (x *doubleExec) onTerminal(start *ringfencev1.ExecStart) error {
 func (x *doubleExec) begin() error {
 	if err := x.cmd.Start(); err != nil {
 		if errors.Is(err, exec.ErrNotFound) || errors.Is(err, os.ErrNotExist) {
-			return x.send(&ringfencev1.ExecResponse{Message: &ringfencev1.ExecResponse_Exit{Exit: &ringfencev1.ExecExit{Code: 127}}})
+			return x.send(&ringfencev1.ExecResponse{Message: &ringfencev1.ExecResponse_Exit{Exit: &ringfencev1.ExecExit{Code: 127, Error: err.Error(), Hint: "look at its name"}}})
 		}
 		return api.FailedPrecondition("run something else", "start: %v", err)
 	}

@@ -49,6 +49,9 @@ func (e *execution) run(ctx context.Context, c *api.Client) (int, error) {
 		return 0, err
 	}
 	if exit := first.GetExit(); exit != nil {
+		if exit.GetError() != "" {
+			report(e.env.Stderr, hint(errors.New(exit.GetError()), exit.GetHint()))
+		}
 		return int(exit.GetCode()), nil
 	}
 	if e.start.GetDetach() {

@@ -1,10 +1,7 @@
 package cli
 
 import (
-	"errors"
 	"fmt"
-	"os/user"
-	"strconv"
 
 	"github.com/ringfence/ringfence/internal/launch"
 	"github.com/ringfence/ringfence/internal/policy"
@@ -48,26 +45,10 @@ func policyUser(name, group string) (*launch.User, error) {
 	if err != nil || group == "" {
 		return u, err
 	}
-	gid, err := lookUpGroup(group)
+	gid, err := launch.LookupGroup(group)
 	if err != nil {
 		return nil, hint(fmt.Errorf("%s: group %q: %w", processSource, group, err), anotherUser)
 	}
 	u.GID, u.Groups = gid, nil
 	return u, nil
-}
-
-var errNoGroup = errors.New("no such group, or root's")
-
-// lookUpGroup returns the group that a policy names: a name, or a gid, which needs
-// no entry in the group file.
-func lookUpGroup(spec string) (uint32, error) {
-	text := spec
-	if g, err := user.LookupGroup(spec); err == nil {
-		text = g.Gid
-	}
-	gid, err := strconv.ParseUint(text, 10, 32)
-	if err != nil || gid == 0 {
-		return 0, errNoGroup
-	}
-	return uint32(gid), nil
 }

@@ -73,7 +73,7 @@ func TestChooseUserRefuses(t *testing.T) {
 		{"sudo's, broken", "", "", []string{"SUDO_UID=x"}, launch.ErrNoUser},
 		{"policy's, unknown", "", "process: {run_as_user: no-such-user}", nil, launch.ErrNoUser},
 		{"policy's group alone", "", "process: {run_as_group: daemon}", nil, nil},
-		{"policy's group, unknown", "", "process: {run_as_user: daemon, run_as_group: no-such-group}", nil, errNoGroup},
+		{"policy's group, unknown", "", "process: {run_as_user: daemon, run_as_group: no-such-group}", nil, launch.ErrNoGroup},
 	}
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {
@@ -84,7 +84,7 @@ func TestChooseUserRefuses(t *testing.T) {
 			}
 		})
 	}
-	if _, err := lookUpGroup("root"); err == nil {
+	if _, err := launch.LookupGroup("root"); err == nil {
 		t.Error("root's group was taken")
 	}
 }

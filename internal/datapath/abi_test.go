@@ -9,6 +9,7 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/ringfence/ringfence/internal/flow"
 	"github.com/ringfence/ringfence/internal/testenv"
 )
 
@@ -34,6 +35,27 @@ func TestNoHiddenPadding(t *testing.T) {
 		}
 		if mirror.Size() != end {
 			t.Errorf("%s: its size is %d, its fields end at %d", mirror.Name(), mirror.Size(), end)
+		}
+	}
+}
+
+// Counters are kept by these numbers from one build to the next. A reason that is new
+// is added at the end of this list, too; nothing else here ever changes.
+func TestReasonsAreOnlyAppended(t *testing.T) {
+	for i, reason := range []flow.Reason{
+		1:  flow.ReasonUnknownSandbox,
+		2:  flow.ReasonForeignNetns,
+		3:  flow.ReasonNoIdentity,
+		4:  flow.ReasonSocketType,
+		5:  flow.ReasonAddressFamily,
+		6:  flow.ReasonUDP,
+		7:  flow.ReasonUDPConnect,
+		8:  flow.ReasonReservedPort,
+		9:  flow.ReasonMapFull,
+		10: flow.ReasonEgress,
+	} {
+		if got := reasonOf(agentReject(i)); i > 0 && got != reason {
+			t.Errorf("reason %d is %q, it was %q", i, got, reason)
 		}
 	}
 }

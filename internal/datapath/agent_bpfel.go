@@ -74,7 +74,7 @@ type agentExecRecord struct {
 	ScriptLen    uint32
 	PathLen      uint16
 	AncestorsLen uint16
-	Pad          uint32
+	Held         uint32
 	Ancestors    [16]agentExecId
 	Path         [256]uint8
 	Script       [128]uint8

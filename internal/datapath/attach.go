@@ -2,7 +2,6 @@ package datapath
 
 import (
 	"fmt"
-	"path/filepath"
 
 	"github.com/cilium/ebpf"
 	"github.com/cilium/ebpf/link"
@@ -41,6 +40,8 @@ func (dp *Datapath) hooks() []hook {
 	}
 }
 
+func (h hook) isTracepoint() bool { return h.attach == ebpf.AttachTraceRawTp }
+
 func (dp *Datapath) attach(cgroup string) error {
 	for _, h := range dp.hooks() {
 		l, err := h.link(cgroup)
@@ -48,7 +49,7 @@ func (dp *Datapath) attach(cgroup string) error {
 			return fmt.Errorf("attach %s: %w", h.name, err)
 		}
 		dp.links = append(dp.links, l)
-		if err := l.Pin(filepath.Join(dp.pinDir, "link_"+h.name)); err != nil {
+		if err := l.Pin(h.linkPin(dp.pinDir, dp.generation)); err != nil {
 			return fmt.Errorf("pin %s: %w", h.name, err)
 		}
 	}
@@ -56,8 +57,54 @@ func (dp *Datapath) attach(cgroup string) error {
 }
 
 func (h hook) link(cgroup string) (link.Link, error) {
-	if h.attach == ebpf.AttachTraceRawTp {
+	if h.isTracepoint() {
 		return link.AttachTracing(link.TracingOptions{Program: h.program})
 	}
 	return link.AttachCgroup(link.CgroupOptions{Path: cgroup, Attach: h.attach, Program: h.program})
+}
+
+// openLinks opens what attach of a predecessor pinned, and makes sure that each link
+// is in force: a link outlives the cgroup to which it was attached.
+func (dp *Datapath) openLinks(cgroupID uint64) error {
+	for _, h := range dp.hooks() {
+		l, err := link.LoadPinnedLink(h.linkPin(dp.pinDir, dp.generation), nil)
+		if err != nil {
+			return fmt.Errorf("open pinned link of %s: %w", h.name, err)
+		}
+		dp.links = append(dp.links, l)
+		if err := h.checkLink(l, cgroupID); err != nil {
+			return fmt.Errorf("link of %s: %w", h.name, err)
+		}
+	}
+	return nil
+}
+
+// checkLink: a link of a tracepoint is where its program says.
+func (h hook) checkLink(l link.Link, cgroupID uint64) error {
+	info, err := l.Info()
+	if err != nil {
+		return err
+	}
+	if err := h.checkProgram(info.Program); err != nil {
+		return err
+	}
+	if h.isTracepoint() {
+		return nil
+	}
+	at := info.Cgroup()
+	if at == nil || at.CgroupId != cgroupID || ebpf.AttachType(at.AttachType) != h.attach {
+		return fmt.Errorf("%w: attached at %+v, not at %v of cgroup %d", ErrIncomplete, at, h.attach, cgroupID)
+	}
+	return nil
+}
+
+func (h hook) checkProgram(linked ebpf.ProgramID) error {
+	info, err := h.program.Info()
+	if err != nil {
+		return err
+	}
+	if own, ok := info.ID(); !ok || own != linked {
+		return fmt.Errorf("%w: it has program %d, not %d", ErrIncomplete, linked, own)
+	}
+	return nil
 }

@@ -10,7 +10,6 @@ import (
 	"errors"
 	"fmt"
 	"os"
-	"path/filepath"
 
 	"github.com/cilium/ebpf"
 	"github.com/cilium/ebpf/btf"
@@ -37,23 +36,39 @@ type Config struct {
 	MaxSandboxes int
 }
 
-// Datapath is the loaded and attached object. Its methods may be used at once.
-type Datapath struct {
-	objects agentObjects
-	links   []link.Link
-	pinDir  string
+func (c Config) check() error {
+	if c.MaxSandboxes < 0 || c.MaxSandboxes > int(agentBoundMAX_SANDBOXES) {
+		return fmt.Errorf("load datapath for %d sandboxes: at most %d", c.MaxSandboxes, agentBoundMAX_SANDBOXES)
+	}
+	return nil
 }
 
-// Load loads the object, attaches every hook and pins every link and map below
-// the pin directory. Either all of that is done, or nothing is left.
+func (c Config) sandboxes() uint32 {
+	return uint32(cmp.Or(c.MaxSandboxes, int(agentBoundMAX_SANDBOXES)))
+}
+
+// Datapath is the loaded and attached object. Its methods may be used at once.
+type Datapath struct {
+	objects    agentObjects
+	links      []link.Link
+	pinDir     string
+	generation generation
+}
+
+// Load loads the object, attaches every hook and pins every link, map and program
+// below the pin directory, where nothing may be. Either all of that is done, or
+// nothing is left; where Load is killed, Open and Unpin know what is.
 //
 // An unpinned link would detach its hook when Go's garbage collector closes it,
 // or when the agent dies: so Load returns only once all are pinned.
 func Load(cfg Config) (*Datapath, error) {
-	if cfg.MaxSandboxes < 0 || cfg.MaxSandboxes > int(agentBoundMAX_SANDBOXES) {
-		return nil, fmt.Errorf("load datapath for %d sandboxes: at most %d", cfg.MaxSandboxes, agentBoundMAX_SANDBOXES)
+	if err := cfg.check(); err != nil {
+		return nil, err
 	}
-	dp := &Datapath{pinDir: cfg.PinDir}
+	if !isEmpty(cfg.PinDir) {
+		return nil, fmt.Errorf("load datapath: there are pins at %s", cfg.PinDir)
+	}
+	dp := &Datapath{pinDir: cfg.PinDir, generation: 1}
 	if err := dp.load(cfg); err != nil {
 		return nil, errors.Join(err, dp.Remove())
 	}
@@ -61,6 +76,29 @@ func Load(cfg Config) (*Datapath, error) {
 }
 
 func (dp *Datapath) load(cfg Config) error {
+	if err := mountBPFFS(cfg.PinDir); err != nil {
+		return err
+	}
+	if err := os.MkdirAll(cfg.PinDir, 0o700); err != nil {
+		return fmt.Errorf("make pin directory: %w", err)
+	}
+	if err := dp.loadObjects(cfg); err != nil {
+		return err
+	}
+	if err := dp.addUnknownState(); err != nil {
+		return err
+	}
+	if err := dp.pinObjects(); err != nil {
+		return err
+	}
+	if err := dp.attach(cfg.Parent); err != nil {
+		return err
+	}
+	return about{aboutFormat, dp.generation, cfg.ParentID, tagOf(cfg)}.publish(cfg.PinDir)
+}
+
+// loadObjects loads maps and programs.
+func (dp *Datapath) loadObjects(cfg Config) error {
 	// Reading the kernel's types takes long, and can be done meanwhile. An error
 	// comes again where they are used.
 	types := btf.NewCache()
@@ -75,26 +113,11 @@ func (dp *Datapath) load(cfg Config) error {
 	if err := setPreloadInitials(spec); err != nil {
 		return err
 	}
-	if err := mountBPFFS(cfg.PinDir); err != nil {
-		return err
-	}
-	if err := os.MkdirAll(cfg.PinDir, 0o700); err != nil {
-		return fmt.Errorf("make pin directory: %w", err)
-	}
-	fit(spec, uint32(cmp.Or(cfg.MaxSandboxes, int(agentBoundMAX_SANDBOXES))))
+	fit(spec, cfg.sandboxes())
 	if err := spec.LoadAndAssign(&dp.objects, &ebpf.CollectionOptions{Cache: types}); err != nil {
 		return fmt.Errorf("load BPF object: %w", err)
 	}
-	if err := dp.addUnknownState(); err != nil {
-		return err
-	}
-	if err := dp.addPreloadVariables(); err != nil {
-		return err
-	}
-	if err := dp.attach(cfg.Parent); err != nil {
-		return err
-	}
-	return dp.pinMaps()
+	return dp.addPreloadVariables()
 }
 
 // Close closes the agent's descriptors. The pinned hooks stay and go on to
@@ -117,25 +140,6 @@ func (dp *Datapath) Remove() error {
 func Unpin(pinDir string) error {
 	if err := os.RemoveAll(pinDir); err != nil {
 		return fmt.Errorf("remove pins: %w", err)
-	}
-	return nil
-}
-
-func (dp *Datapath) pinMaps() error {
-	maps := map[string]*ebpf.Map{
-		agentMapSandboxes:     dp.objects.Sandboxes,
-		agentMapSandboxStates: dp.objects.SandboxStates,
-		agentMapTasks:         dp.objects.Tasks,
-		agentMapExecs:         dp.objects.Execs,
-		agentMapLongPaths:     dp.objects.LongPaths,
-		agentMapOrigins:       dp.objects.Origins,
-		agentMapDnsSlots:      dp.objects.DnsSlots,
-		agentMapDnsServers:    dp.objects.DnsServers,
-	}
-	for name, m := range maps {
-		if err := m.Pin(filepath.Join(dp.pinDir, "map_"+name)); err != nil {
-			return fmt.Errorf("pin map %s: %w", name, err)
-		}
 	}
 	return nil
 }

@@ -15,6 +15,7 @@ import (
 	"path/filepath"
 	"runtime"
 	"strings"
+	"sync"
 	"syscall"
 	"testing"
 	"time"
@@ -43,6 +44,8 @@ func TestMain(m *testing.M) {
 			return
 		case "probe":
 			probe(os.Args[2:])
+		case "predecessor":
+			predecessor(os.Args[2])
 		}
 	}
 	os.Exit(m.Run())
@@ -58,12 +61,30 @@ type fixture struct {
 	cookie   uint64
 	launcher *exec.Cmd
 	goAhead  *os.File
-	output   bytes.Buffer
+	output   output
 	capture4 net.Listener
 	capture6 net.Listener
 	proxy4   net.Listener
 	dns4     net.PacketConn
 	dns6     net.PacketConn
+}
+
+// output is what a program printed so far.
+type output struct {
+	mu   sync.Mutex
+	text bytes.Buffer
+}
+
+func (o *output) Write(p []byte) (int, error) {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	return o.text.Write(p)
+}
+
+func (o *output) String() string {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	return o.text.String()
 }
 
 func cgroup2Root(t testing.TB) string {
@@ -141,15 +162,29 @@ func newSandbox(t testing.TB, dp *Datapath, parent string, argv ...string) *fixt
 }
 
 // started is how a launcher starts its program: as root, in its own environment,
-// where nothing else is said.
+// without input, where nothing else is said.
 type started struct {
 	argv, env []string
+	stdin     io.Reader
 	user      *rootfs.User
 }
 
 func newSandboxOf(t testing.TB, dp *Datapath, parent string, p started) *fixture {
 	t.Helper()
-	f := &fixture{t: t, dp: dp, cgroup: filepath.Join(parent, fmt.Sprint("sandbox-", time.Now().UnixNano()))}
+	f := makeSandbox(t, parent, p, dp.AddSandbox)
+	f.dp = dp
+	t.Cleanup(func() {
+		if err := dp.RemoveSandbox(f.cgroupID); err != nil {
+			t.Error(err)
+		}
+	})
+	return f
+}
+
+// makeSandbox makes a sandbox that add makes known to the hooks.
+func makeSandbox(t testing.TB, parent string, p started, add func(Sandbox) error) *fixture {
+	t.Helper()
+	f := &fixture{t: t, cgroup: filepath.Join(parent, fmt.Sprint("sandbox-", time.Now().UnixNano()))}
 	f.cgroupID = makeCgroup(t, f.cgroup)
 
 	fromChild, tellParent := pipe(t)
@@ -166,7 +201,7 @@ func newSandboxOf(t testing.TB, dp *Datapath, parent string, p started) *fixture
 		f.launcher.Env = append(f.launcher.Env, launchUser+"="+asJSON(p.user))
 	}
 	f.launcher.ExtraFiles = []*os.File{tellParent, waitForGo}
-	f.launcher.Stdout, f.launcher.Stderr = &f.output, os.Stderr
+	f.launcher.Stdin, f.launcher.Stdout, f.launcher.Stderr = p.stdin, &f.output, os.Stderr
 	f.launcher.SysProcAttr = &syscall.SysProcAttr{
 		UseCgroupFD: true, CgroupFD: int(dir.Fd()),
 		Cloneflags: syscall.CLONE_NEWNET | syscall.CLONE_NEWNS,
@@ -189,18 +224,13 @@ func newSandboxOf(t testing.TB, dp *Datapath, parent string, p started) *fixture
 	if err := unix.Stat("/proc/self/ns/user", &userNS); err != nil {
 		t.Fatal(err)
 	}
-	err = dp.AddSandbox(Sandbox{
+	err = add(Sandbox{
 		CgroupID: f.cgroupID, NetnsCookie: f.cookie, MountNS: mountNS, UserNS: uint32(userNS.Ino),
 		Capture: capturePort, DNS: dnsPort, Proxy: proxyPort,
 	})
 	if err != nil {
 		t.Fatal(err)
 	}
-	t.Cleanup(func() {
-		if err := dp.RemoveSandbox(f.cgroupID); err != nil {
-			t.Error(err)
-		}
-	})
 	return f
 }
 
@@ -225,22 +255,33 @@ func addLoopback() error {
 	return nil
 }
 
-// listen opens the agent's listeners in the launcher's network namespace.
-func (f *fixture) listen() {
+// inside does something in the launcher's network namespace.
+func (f *fixture) inside(do func() error) {
 	f.t.Helper()
 	done := make(chan error)
 	go func() {
 		runtime.LockOSThread() // and never unlocked: the thread ends with it
 		ns, err := os.Open(fmt.Sprintf("/proc/%d/ns/net", f.launcher.Process.Pid))
 		if err == nil {
+			defer ns.Close()
 			err = unix.Setns(int(ns.Fd()), unix.CLONE_NEWNET)
 		}
 		if err == nil {
-			err = addLoopback()
+			err = do()
 		}
-		if err != nil {
-			done <- err
-			return
+		done <- err
+	}()
+	if err := <-done; err != nil {
+		f.t.Fatal(err)
+	}
+}
+
+// listen opens the agent's listeners.
+func (f *fixture) listen() {
+	f.t.Helper()
+	f.inside(func() error {
+		if err := addLoopback(); err != nil {
+			return err
 		}
 		var errs [5]error
 		f.capture4, errs[0] = net.Listen("tcp4", fmt.Sprint("127.0.0.1:", capturePort))
@@ -248,17 +289,23 @@ func (f *fixture) listen() {
 		f.proxy4, errs[2] = net.Listen("tcp4", fmt.Sprint("127.0.0.1:", proxyPort))
 		f.dns4, errs[3] = listenDNS("udp4", "0.0.0.0", unix.IPPROTO_IP, unix.IP_PKTINFO, unix.IP_FREEBIND)
 		f.dns6, errs[4] = listenDNS("udp6", "[::]", unix.IPPROTO_IPV6, unix.IPV6_RECVPKTINFO, unix.IPV6_FREEBIND)
-		done <- errors.Join(errs[:]...)
-	}()
-	if err := <-done; err != nil {
-		f.t.Fatal(err)
-	}
+		return errors.Join(errs[:]...)
+	})
 	f.t.Cleanup(func() {
 		f.capture4.Close()
 		f.capture6.Close()
 		f.proxy4.Close()
 		f.dns4.Close()
 		f.dns6.Close()
+	})
+}
+
+// relisten opens a capture listener again that was closed.
+func (f *fixture) relisten(address string) {
+	f.t.Helper()
+	f.inside(func() (err error) {
+		f.capture4, err = net.Listen("tcp4", address)
+		return err
 	})
 }
 
@@ -293,6 +340,12 @@ func (f *fixture) wait() string {
 		f.t.Fatalf("program did not end\n%s", f.output.String())
 	}
 	return f.output.String()
+}
+
+// waitForSteps waits until the program has printed what came of n steps.
+func (f *fixture) waitForSteps(n int) {
+	f.t.Helper()
+	waitFor(f.t, func() bool { return strings.Count(f.output.String(), "\n") >= n }, func() any { return f.output.String() })
 }
 
 // results returns what the probe printed: one line for each step.

@@ -50,11 +50,23 @@ var probeSteps = map[string]func(arg string) string{
 	"reset":    probeReset,
 	"deferred": probeDeferred,
 	"defer":    probeDefer,
+	"line":     probeLine,
 	"sleep": func(arg string) string {
 		d, _ := time.ParseDuration(arg)
 		time.Sleep(d)
 		return "slept"
 	},
+}
+
+// probeLine waits for a line of its input.
+func probeLine(string) string {
+	var b [1]byte
+	for b[0] != '\n' {
+		if n, err := os.Stdin.Read(b[:]); n == 0 {
+			return err.Error()
+		}
+	}
+	return "line"
 }
 
 func sockaddr(ap netip.AddrPort, mapped bool) unix.Sockaddr {

@@ -1,5 +1,6 @@
 // Package event takes in the records of connections and makes them something to
-// read: JSON lines for tools, a summary table for a person.
+// read: JSON lines for tools, a summary table for a person, a journal of the last ones
+// for who asks.
 //
 // A sink's Emit never blocks and never fails: what cannot be kept is counted as
 // a lost event, so that no disk, pipe or reader holds up a connection. A record

@@ -78,7 +78,8 @@ func TestFields(t *testing.T) {
 		}
 	}
 	want = append(want, "duration_ms")
-	line, err := AppendJSON(nil, &flow.Record{Detail: "d", Hint: "h", Count: 1, SHA256: "ab", Preload: []string{"LD_PRELOAD"}, Script: "./x"})
+	line, err := AppendJSON(nil, &flow.Record{Detail: "d", Hint: "h", Count: 1, SHA256: "ab", Preload: []string{"LD_PRELOAD"}, Script: "./x",
+		User: "u", Source: "192.0.2.1:5", Key: "k", Command: "c", Object: "o"})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -142,7 +143,9 @@ func TestSummary(t *testing.T) {
 	Tee{&s, &s}.Emit(allow)
 	loaded := &flow.Record{Verdict: flow.Allow, Mode: flow.ModePolicy, Reason: flow.ReasonPolicyLoaded}
 	refused := &flow.Record{Mode: flow.ModePolicy, Reason: flow.ReasonPolicyRefused}
-	for _, r := range []*flow.Record{allow, deny, kernel, loaded, refused} {
+	login := &flow.Record{Verdict: flow.Allow, Mode: flow.ModeSSH, Reason: flow.ReasonSSHLogin}
+	created := &flow.Record{Verdict: flow.Allow, Mode: flow.ModeAPI, Reason: flow.ReasonSandboxCreated}
+	for _, r := range []*flow.Record{allow, deny, kernel, loaded, refused, login, created} {
 		s.Emit(r)
 	}
 	if err := s.Render(&b); err != nil {

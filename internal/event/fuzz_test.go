@@ -133,3 +133,19 @@ func FuzzSummary(f *testing.F) {
 		}
 	})
 }
+
+// FuzzParseCursor: a token has one reading, and no other text is one.
+func FuzzParseCursor(f *testing.F) {
+	for _, text := range []string{"", "-", "0000000000000001-2", "1-2", "000000000000000g-1", "ffffffffffffffff-18446744073709551615", "0000000000000001-+2", "0000000000000001-02"} {
+		f.Add(text)
+	}
+	f.Fuzz(func(t *testing.T, text string) {
+		c, err := ParseCursor(text)
+		if err == nil && c.String() != text {
+			t.Errorf("%q is read as %v", text, c)
+		}
+		if again, err := ParseCursor(c.String()); err != nil || again != c {
+			t.Errorf("%v comes back as %v, %v", c, again, err)
+		}
+	})
+}

@@ -27,6 +27,7 @@ func AppendJSON(dst []byte, r *flow.Record) ([]byte, error) {
 	for _, s := range []*string{
 		&l.Sandbox, (*string)(&l.Engine), &l.Policy, (*string)(&l.Reason), &l.Detail, &l.Hint,
 		&l.Binary, &l.Host, &l.Address, &l.ExecID, &l.SHA256, &l.Script,
+		&l.User, &l.Source, &l.Key, &l.Command, &l.Object,
 	} {
 		*s = Escape(*s)
 	}

@@ -44,9 +44,10 @@ type group struct {
 	startedBy string // what started the first, the first one first
 }
 
-// Emit counts the record. A policy that was loaded is no connection.
+// Emit counts the record. A policy that was loaded is no connection, and neither is
+// what was done to the sandbox from outside.
 func (s *Summary) Emit(r *flow.Record) {
-	if r.Mode == flow.ModePolicy && r.Verdict == flow.Allow {
+	if !r.Mode.Outward() && r.Verdict == flow.Allow {
 		return
 	}
 	key := groupKey{verdict: r.Verdict, binary: r.Binary, host: r.Host, port: r.Port, reason: r.Reason}

@@ -7,6 +7,7 @@ import (
 	"io"
 	"sync"
 	"sync/atomic"
+	"time"
 
 	"github.com/ringfence/ringfence/internal/flow"
 )
@@ -23,8 +24,10 @@ const (
 type WriterConfig struct {
 	Out   io.Writer
 	Queue int // records that may wait; 0 is DefaultQueue
-	// Report is told of the first error of Out, once; may be nil.
+	// Report is told of the first error of Out; may be nil.
 	Report func(error)
+	// ReportAgain is after how long it is told of a further one; 0 is never.
+	ReportAgain time.Duration
 }
 
 // Writer is a sink that writes JSON lines. One goroutine writes; Emit only
@@ -41,8 +44,8 @@ type Writer struct {
 
 	// The fields below belong to the draining goroutine.
 	buf      []byte
-	reported bool
-	torn     bool // Out ends within a line
+	reported time.Time // zero: never
+	torn     bool      // Out ends within a line
 }
 
 // NewWriter starts a writer. Close ends it.
@@ -143,8 +146,10 @@ func (w *Writer) flush() {
 }
 
 func (w *Writer) report(err error) {
-	if !w.reported && w.cfg.Report != nil {
-		w.cfg.Report(err)
+	again := w.cfg.ReportAgain > 0 && time.Since(w.reported) >= w.cfg.ReportAgain
+	if w.cfg.Report == nil || !w.reported.IsZero() && !again {
+		return
 	}
-	w.reported = true
+	w.reported = time.Now()
+	w.cfg.Report(err)
 }

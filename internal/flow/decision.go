@@ -43,6 +43,8 @@ const (
 	EngineKernel       Engine = "kernel" // a hook
 	EngineRelay        Engine = "relay"  // limits of the relay, and the way upstream
 	EnginePolicy       Engine = "policy" // the reload of a policy
+	EngineSSH          Engine = "ssh"    // the SSH server, and so for ModeSSH
+	EngineAPI          Engine = "api"    // the control API, and so for ModeAPI
 )
 
 // Reason says why, in a word that tools can match. All reasons stand here.
@@ -75,6 +77,28 @@ const (
 const (
 	ReasonPolicyLoaded  Reason = "policy_loaded"  // there is a new generation
 	ReasonPolicyRefused Reason = "policy_refused" // the old generation stays
+)
+
+// Reasons of the SSH server. The verdict says whether it was let go on.
+const (
+	ReasonSSHLogin    Reason = "ssh_login"    // somebody proved who they are
+	ReasonSSHRefused  Reason = "ssh_refused"  // a login that failed, or a request that is never granted
+	ReasonSSHSession  Reason = "ssh_session"  // a shell
+	ReasonSSHExec     Reason = "ssh_exec"     // a command line
+	ReasonSSHForward  Reason = "ssh_forward"  // a connection to something inside the sandbox
+	ReasonSSHTransfer Reason = "ssh_transfer" // a file, in or out
+)
+
+// Reasons of the control API: what was asked for, and the verdict says whether it was
+// done.
+const (
+	ReasonAPIRefused      Reason = "api_refused" // the caller may not ask at all
+	ReasonAPIExec         Reason = "api_exec"    // a command line
+	ReasonSandboxCreated  Reason = "sandbox_created"
+	ReasonSandboxUpdated  Reason = "sandbox_updated"
+	ReasonSandboxDeleted  Reason = "sandbox_deleted"
+	ReasonPolicySet       Reason = "policy_set"
+	ReasonProviderChanged Reason = "provider_changed" // made, updated or deleted
 )
 
 // Reasons of identity.

@@ -14,9 +14,11 @@ const (
 	ModeDNS              // a question to the sandbox's DNS server
 	ModeKernel           // refused by a hook; the agent never saw a connection
 	ModePolicy           // no connection at all: a policy was loaded anew
+	ModeSSH              // somebody came in by SSH, or tried
+	ModeAPI              // somebody asked the control API for a change, or to run something
 )
 
-var modeNames = [...]string{"unknown", "transparent", "connect", "forward", "dns", "kernel", "policy"}
+var modeNames = [...]string{"unknown", "transparent", "connect", "forward", "dns", "kernel", "policy", "ssh", "api"}
 
 // String returns the mode's name in records.
 func (m Mode) String() string {
@@ -25,6 +27,10 @@ func (m Mode) String() string {
 	}
 	return modeNames[ModeUnknown]
 }
+
+// Outward reports whether it is a way out of the sandbox, and not something that was
+// done to it.
+func (m Mode) Outward() bool { return m < ModePolicy }
 
 // MarshalText makes the mode a string in JSON.
 func (m Mode) MarshalText() ([]byte, error) { return []byte(m.String()), nil }

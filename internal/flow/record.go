@@ -3,7 +3,9 @@ package flow
 import "time"
 
 // Record is what is kept of connections and refusals: exactly one for each
-// connection, one for several refused names or rejections alike. The field order is the order in which JSON lines show them.
+// connection, one for several refused names or rejections alike. What people do to a
+// sandbox, by SSH and the API, is recorded likewise. The field order is the order in
+// which JSON lines show them.
 type Record struct {
 	Time       time.Time     `json:"time"` // the start
 	Sandbox    string        `json:"sandbox"`
@@ -30,6 +32,14 @@ type Record struct {
 	SHA256     string        `json:"sha256,omitempty"`  // of the binary, where it was read
 	Preload    []string      `json:"preload,omitempty"` // the variables of the taint "preload"
 	Script     string        `json:"script,omitempty"`  // what the binary interprets, as it was named
+	// The next five say who came in from outside and what for, in ModeSSH and ModeAPI.
+	// PID and UID are then those of the program on the host that asked, where the way
+	// in tells them; Host and Port are where a connection was forwarded to.
+	User    string `json:"user,omitempty"`    // as whom, by the name that was given
+	Source  string `json:"source,omitempty"`  // from where: an address, or a socket's path
+	Key     string `json:"key,omitempty"`     // the fingerprint of the key or certificate
+	Command string `json:"command,omitempty"` // the command line; of a file, what was done with it
+	Object  string `json:"object,omitempty"`  // the file, policy or provider that it is about
 	// Count is how many alike this record stands for: refused names are gathered,
 	// refusals by a hook are sampled.
 	Count uint64 `json:"count,omitempty"`

@@ -31,6 +31,7 @@ type execProcess struct {
 	mount   int    // the sandbox's mount namespace
 	streams [3]int // the command's descriptors 0 to 2
 	ruleset int    // of Landlock, where the order says so
+	self    int    // this very program, where the order is for one of its own
 }
 
 // become does not return where it succeeds.
@@ -39,6 +40,7 @@ func (e *execProcess) become() error {
 		{"arm parent death signal", dieWithAgent},
 		{"set not dumpable", setNotDumpable},
 		{"receive order", e.receive},
+		{"open own program", e.openSelf},
 		{"enter mount namespace", e.enterMounts},
 		{"open terminal", e.openTerminal},
 		{"set streams", e.setStreams},
@@ -46,7 +48,7 @@ func (e *execProcess) become() error {
 		{"empty capability sets", dropBounding},
 		{"become user", func() error { return becomeUser(e.order.UID, e.order.GID, e.order.Groups) }},
 		{"clear capabilities", func() error { return setCapabilities(0) }},
-		{"arm parent death signal", dieWithAgent},
+		{"arm parent death signal", e.dieOrOutlive},
 		{"set not dumpable", setNotDumpable}, // the new user made it what the machine's default is
 		{"set no_new_privs", setNoNewPrivs},
 		{"verify that privileges are gone", func() error { return verifyDropped(e.order.UID, e.order.GID, e.order.Groups) }},
@@ -57,6 +59,9 @@ func (e *execProcess) become() error {
 	})
 	if err != nil {
 		return err
+	}
+	if e.order.Builtin != "" {
+		return e.execSelf()
 	}
 	return e.exec()
 }
@@ -87,6 +92,9 @@ func (e *execProcess) fence() error {
 	if !e.order.Fenced {
 		return nil
 	}
+	if err := e.allowSelf(); err != nil {
+		return err
+	}
 	if err := restrictThread(e.ruleset); err != nil {
 		return err
 	}
@@ -100,6 +108,18 @@ func (e *execProcess) fence() error {
 	}
 	if err != unix.EACCES {
 		return fmt.Errorf("open %s, which the policy does not name: %w", path, errors.Join(errNotDropped, err))
+	}
+	return nil
+}
+
+// dieOrOutlive comes after the last change of credentials, which has disarmed the
+// signal of the start: until here, every command ends with the agent.
+func (e *execProcess) dieOrOutlive() error {
+	if !e.order.Detached {
+		return dieWithAgent()
+	}
+	if err := unix.Prctl(unix.PR_SET_PDEATHSIG, 0, 0, 0, 0); err != nil {
+		return fmt.Errorf("disarm parent death signal: %w", err)
 	}
 	return nil
 }

@@ -16,6 +16,17 @@ type EnvConfig struct {
 	Proxy string
 	// Extra are K=V that win over everything else but RINGFENCE_ names.
 	Extra []string
+
+	// The rest is for ServiceEnvironment alone.
+
+	// Term is the TERM of the command's terminal; empty for none.
+	Term string
+	// Requested is what a client asks for, K=V: AllowedEnv and MaxRequestedEnv say
+	// what of it is taken.
+	Requested []string
+	// Endpoint is where a program in the sandbox finds the control plane, and
+	// SandboxID what the sandbox is called there; each is set where it is not empty.
+	Endpoint, SandboxID string
 }
 
 const defaultPath = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
@@ -37,29 +48,40 @@ func Environment(c EnvConfig) ([]string, error) {
 			e.set(key, value)
 		}
 	}
-	name := c.User.Name
-	if name == "" {
-		name = fmt.Sprint(c.User.UID)
-	}
-	e.set("HOME", c.User.Home)
-	e.set("USER", name)
-	e.set("LOGNAME", name)
-	e.set("SHELL", c.User.Shell)
+	e.setUser(c.User)
 	if c.Proxy != "" {
 		e.setProxy(c.Proxy)
 	}
-	for _, kv := range c.Extra {
-		key, value, ok := strings.Cut(kv, "=")
-		if !ok || !isName(key) || strings.HasPrefix(key, agentPrefix) || strings.ContainsRune(value, 0) {
-			return nil, fmt.Errorf("environment variable %q: want NAME=VALUE, not %s*: %w", kv, agentPrefix, ErrBadCommand)
-		}
-		e.set(key, value)
+	if err := e.setExtra(c.Extra); err != nil {
+		return nil, err
 	}
 	e.set("RINGFENCE_SANDBOX", c.Sandbox)
 	return e.list, nil
 }
 
 const agentPrefix = "RINGFENCE_"
+
+func (e *environment) setUser(u User) {
+	name := u.Name
+	if name == "" {
+		name = fmt.Sprint(u.UID)
+	}
+	e.set("HOME", u.Home)
+	e.set("USER", name)
+	e.set("LOGNAME", name)
+	e.set("SHELL", u.Shell)
+}
+
+func (e *environment) setExtra(extra []string) error {
+	for _, kv := range extra {
+		key, value, ok := strings.Cut(kv, "=")
+		if !ok || !isName(key) || strings.HasPrefix(key, agentPrefix) || strings.ContainsRune(value, 0) {
+			return fmt.Errorf("environment variable %q: want NAME=VALUE, not %s*: %w", kv, agentPrefix, ErrBadCommand)
+		}
+		e.set(key, value)
+	}
+	return nil
+}
 
 // setProxy sets the variables of the explicit proxy, which knows CONNECT only.
 // HTTP_PROXY and http_proxy would send it absolute-form requests, and so would

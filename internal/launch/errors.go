@@ -22,6 +22,8 @@ var (
 	ErrClosed = errors.New("the sandbox has ended")
 	// ErrBadCommand is returned for a command that no process can be given.
 	ErrBadCommand = errors.New("bad command")
+	// ErrNotOwn refuses to dial what is not the sandbox's own.
+	ErrNotOwn = errors.New("only what listens in the sandbox itself is dialled")
 	// ErrNoUser is returned for a user that does not exist.
 	ErrNoUser = errors.New("no such user")
 )

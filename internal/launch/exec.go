@@ -7,7 +7,6 @@ import (
 	"io"
 	"os"
 	"strings"
-	"syscall"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -40,6 +39,17 @@ type Command struct {
 	Terminal [3]bool
 	// Size is the terminal's first size.
 	Size tty.Size
+
+	// Detached commands outlive the agent: no signal tells them of its end. They
+	// have no terminal, and their streams are /dev/null or regular files.
+	Detached bool
+
+	// Builtin runs a program of our own in the place of Argv, with no environment:
+	// both are ignored then.
+	Builtin Builtin
+	// OnTransfer is called for each file that BuiltinSFTP has moved, in order and
+	// from one goroutine; nil is told nothing. Wait returns after the last call.
+	OnTransfer func(Transfer)
 }
 
 // execOrder is what the agent tells sandbox-exec. Its strings are bytes: paths,
@@ -55,14 +65,16 @@ type execOrder struct {
 	Size     tty.Size `json:"size"`
 	Fenced   bool     `json:"fenced"`  // a ruleset comes with the order
 	Refused  []byte   `json:"refused"` // what it must refuse
+	Detached bool     `json:"detached,omitempty"`
+	Builtin  string   `json:"builtin,omitempty"` // the hidden subcommand
 }
 
 func (c *Command) order() (*execOrder, error) {
 	if c.UID == 0 {
 		return nil, ErrRoot
 	}
-	if len(c.Argv) == 0 || c.Argv[0] == "" {
-		return nil, fmt.Errorf("no command is named: %w", ErrBadCommand)
+	if err := c.checkKind(); err != nil {
+		return nil, err
 	}
 	if !strings.HasPrefix(c.Dir, "/") {
 		return nil, fmt.Errorf("working directory %q is not absolute: %w", c.Dir, ErrBadCommand)
@@ -76,7 +88,20 @@ func (c *Command) order() (*execOrder, error) {
 		Argv: byteStrings(c.Argv), Env: byteStrings(c.Env), Dir: []byte(c.Dir),
 		UID: c.UID, GID: c.GID, Groups: c.Groups,
 		Terminal: c.Terminal, Size: c.Size,
+		Detached: c.Detached, Builtin: c.Builtin.subcommand(),
 	}, nil
+}
+
+func (c *Command) checkKind() error {
+	switch {
+	case c.Builtin != 0 && (c.Builtin.subcommand() == "" || c.Detached || c.wantsTerminal()):
+		return fmt.Errorf("no such program of our own, or not on its own pipes: %w", ErrBadCommand)
+	case c.Builtin == 0 && (len(c.Argv) == 0 || c.Argv[0] == ""):
+		return fmt.Errorf("no command is named: %w", ErrBadCommand)
+	case c.Detached && c.wantsTerminal():
+		return fmt.Errorf("a detached command has no terminal: %w", ErrBadCommand)
+	}
+	return nil
 }
 
 // streams returns the descriptors to send. Where the terminal takes the place of
@@ -94,6 +119,8 @@ func (c *Command) streams(null *os.File) ([3]*os.File, error) {
 		case isDirectory(f):
 			// Every file of the host's could be reached from it, past the view.
 			return streams, fmt.Errorf("descriptor %d is a directory: %w", i, ErrBadCommand)
+		case c.Detached && !outlivesAgent(f):
+			return streams, fmt.Errorf("descriptor %d ends with the agent: %w", i, ErrBadCommand)
 		}
 	}
 	return streams, nil
@@ -134,7 +161,7 @@ func (n *Namespaces) Exec(ctx context.Context, command Command) (*Process, error
 	ctx, cancel := context.WithTimeout(ctx, startTimeout)
 	defer cancel()
 	stop := context.AfterFunc(ctx, func() { _ = c.process.Kill() })
-	p, err := n.startCommand(c, order, streams, command.wantsTerminal())
+	p, err := n.startCommand(c, order, streams, &command)
 	if !stop() && err == nil {
 		err = fmt.Errorf("start command: %w", context.Cause(ctx))
 	}
@@ -178,8 +205,13 @@ func (n *Namespaces) release(c *child) {
 	n.execs.Done()
 }
 
-func (n *Namespaces) startCommand(c *child, order *execOrder, streams [3]*os.File, terminal bool) (*Process, error) {
-	defer c.conn.Close()
+func (n *Namespaces) startCommand(c *child, order *execOrder, streams [3]*os.File, command *Command) (*Process, error) {
+	hold := false // a builtin's socket stays
+	defer func() {
+		if !hold {
+			_ = c.conn.Close()
+		}
+	}()
 	files := []*os.File{n.mount, streams[0], streams[1], streams[2]}
 	if n.ruleset != nil {
 		files = append(files, n.ruleset)
@@ -193,12 +225,23 @@ func (n *Namespaces) startCommand(c *child, order *execOrder, streams [3]*os.Fil
 		return nil, err
 	}
 	p := &Process{PID: c.process.Pid, child: c}
-	if terminal {
+	if command.wantsTerminal() {
 		files, err := receiveReply(c.conn, 1)
 		if err != nil {
-			return nil, endedEarly(err)
+			return nil, endedEarly("open terminal", err)
 		}
-		p.Terminal = files[0]
+		if p.Terminal, err = pollable(files[0]); err != nil {
+			return nil, err
+		}
+	}
+	if command.Builtin != 0 {
+		// It says so when it runs: its execve leaves the socket open.
+		if _, err := receiveReply(c.conn, 0); err != nil {
+			return nil, endedEarly("start own program", err)
+		}
+		hold = true
+		p.follow(c.conn, command)
+		return p, nil
 	}
 	// The end of the stream is what execve does to the socket.
 	_, err = receiveReply(c.conn, 0)
@@ -212,71 +255,9 @@ func (n *Namespaces) startCommand(c *child, order *execOrder, streams [3]*os.Fil
 	return nil, err
 }
 
-func endedEarly(err error) error {
+func endedEarly(step string, err error) error {
 	if errors.Is(err, io.EOF) {
-		return &StepError{Step: "open terminal", Err: ErrClosed, Code: ExitRingfence}
+		return &StepError{Step: step, Err: ErrClosed, Code: ExitRingfence}
 	}
 	return err
-}
-
-// Process is a running command.
-type Process struct {
-	PID int // as the agent sees it
-	// Terminal is the master of the command's pty, or nil. The caller closes it.
-	Terminal *os.File
-
-	child *child
-}
-
-// Status is how a command ended: with an exit status, or by a signal.
-type Status struct {
-	Code   int
-	Signal syscall.Signal // 0 where it exited
-}
-
-// ExitCode returns the status as a shell shows it: 128+n for a signal.
-func (s Status) ExitCode() int {
-	if s.Signal != 0 {
-		return 128 + int(s.Signal)
-	}
-	return s.Code
-}
-
-// Wait waits for the command to end. When ctx ends first, the command runs on.
-func (p *Process) Wait(ctx context.Context) (Status, error) {
-	select {
-	case <-p.child.ended:
-	case <-ctx.Done():
-		return Status{}, fmt.Errorf("wait for command: %w", context.Cause(ctx))
-	}
-	if p.child.err != nil {
-		return Status{}, fmt.Errorf("wait for command: %w", p.child.err)
-	}
-	ws, ok := p.child.state.Sys().(syscall.WaitStatus)
-	if !ok {
-		return Status{}, errors.New("wait for command: no status")
-	}
-	if ws.Signaled() {
-		return Status{Signal: ws.Signal()}, nil
-	}
-	return Status{Code: ws.ExitStatus()}, nil
-}
-
-// Signal sends a signal to the command's process group, which is the command and
-// what it started without job control.
-func (p *Process) Signal(sig syscall.Signal) error {
-	// os.Process knows whether the process was reaped, so its pid is not another's.
-	if err := p.child.process.Signal(syscall.Signal(0)); err != nil {
-		return fmt.Errorf("signal command: %w", err)
-	}
-	if err := unix.Kill(-p.PID, sig); err != nil {
-		return fmt.Errorf("signal command: %w", err)
-	}
-	return nil
-}
-
-func (p *Process) closeTerminal() {
-	if p != nil && p.Terminal != nil {
-		_ = p.Terminal.Close()
-	}
 }

@@ -9,6 +9,8 @@ import (
 const (
 	initCommand = "sandbox-init"
 	execCommand = "sandbox-exec"
+	sftpCommand = "sandbox-sftp"
+	dialCommand = "sandbox-dial"
 )
 
 // Main runs a hidden subcommand, if args (without the program's name) ask for
@@ -23,6 +25,10 @@ func Main(args []string) (handled bool) {
 		os.Exit(initMain())
 	case execCommand:
 		os.Exit(execMain())
+	case sftpCommand:
+		os.Exit(builtinMain(serveSFTP))
+	case dialCommand:
+		os.Exit(builtinMain(serveDials))
 	}
 	return false
 }

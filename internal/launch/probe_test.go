@@ -13,14 +13,16 @@ import (
 // after its name, and returns an exit status.
 func probes() map[string]func([]string) int {
 	return map[string]func([]string) int{
-		"probe-exit":     func(a []string) int { n, _ := strconv.Atoi(a[0]); return n },
-		"probe-syscalls": probeSyscalls,
-		"probe-agent":    probeAgent,
-		"probe-files":    probeFiles,
-		"probe-listen":   probeListen,
-		"probe-pty":      probePTY,
-		"probe-reach":    probeReach,
-		"probe-self":     probeSelf,
+		"probe-exit":         func(a []string) int { n, _ := strconv.Atoi(a[0]); return n },
+		"probe-syscalls":     probeSyscalls,
+		"probe-agent":        probeAgent,
+		"probe-files":        probeFiles,
+		"probe-listen":       probeListen,
+		"probe-pty":          probePTY,
+		"probe-parent-death": probeParentDeath,
+		"probe-echo":         probeEcho,
+		"probe-reach":        probeReach,
+		"probe-self":         probeSelf,
 
 		"probe-without-landlock": probeWithoutLandlock,
 		"probe-etc":              probeEtc,

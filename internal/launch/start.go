@@ -53,7 +53,9 @@ type Namespaces struct {
 	mu     sync.Mutex
 	closed bool
 	spare  *child // a sandbox-exec that waits for the first command; nil once used
-	execs  sync.WaitGroup
+	// dialers are looked up and started one after the other, see there.
+	dialers dialers
+	execs   sync.WaitGroup
 }
 
 // Start makes the namespaces, and returns when init has built the sandbox's view

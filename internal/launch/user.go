@@ -55,6 +55,15 @@ func ReservedUser(n uint32) (User, error) {
 	return unknown(reservedBase + n)
 }
 
+// DaemonUser is ReservedUser for the sandboxes of a daemon: no sandbox of `ringfence
+// run`, which numbers its own, can have the same.
+func DaemonUser(n uint32) (User, error) {
+	if n >= maxReserved {
+		return User{}, fmt.Errorf("reserved user %d of the agent: %w", n, ErrNoUser)
+	}
+	return unknown(reservedBase + maxReserved + n)
+}
+
 func unknown(id uint32) (User, error) {
 	if id == 0 {
 		return User{}, ErrRoot

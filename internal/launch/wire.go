@@ -150,12 +150,14 @@ func recvmsg(fd int, buf, oob []byte) (n, oobn, flags int, err error) {
 }
 
 // sendReply sends r, and descriptors with it, from the child.
-func sendReply(r reply, fds ...int) error {
+func sendReply(r reply, fds ...int) error { return sendReplyOn(controlFD, r, fds...) }
+
+func sendReplyOn(socket int, r reply, fds ...int) error {
 	text, err := json.Marshal(r)
 	if err != nil {
 		return fmt.Errorf("encode reply: %w", err)
 	}
-	return unix.Sendmsg(controlFD, text, unix.UnixRights(fds...), nil, unix.MSG_NOSIGNAL)
+	return unix.Sendmsg(socket, text, unix.UnixRights(fds...), nil, unix.MSG_NOSIGNAL)
 }
 
 // receiveReply waits for one reply on the agent's end; want is how many files

@@ -60,7 +60,6 @@ var homes = map[string][]string{
 	"github.com/open-policy-agent/opa":  {"internal/policy", "policies"},
 	"github.com/vishvananda/netlink":    {"internal/netns", "internal/testenv"},
 	"github.com/creack/pty":             {"internal/tty"},
-	"github.com/fsnotify/fsnotify":      {"internal/watch"},
 	"golang.org/x/crypto/ssh":           {"internal/sshd"},
 	"github.com/pkg/sftp":               {"internal/launch", "internal/cli"}, // the server; the client of cp
 	"go.etcd.io/bbolt":                  {"internal/store"},
@@ -75,7 +74,7 @@ var homes = map[string][]string{
 	"github.com/containerd/nri":         {"internal/kube"},
 	"github.com/spf13/cobra":            {"internal/cli", "internal/tool"},
 	"github.com/spf13/pflag":            {"internal/cli", "internal/tool"},
-	"go.yaml.in/yaml/v3":                {"internal/policy", "internal/cli"}, // policies; -o yaml
+	"go.yaml.in/yaml/v3":                {"internal/policy", "internal/cli"}, // each reads a format of its own
 	"golang.org/x/term":                 {"internal/tty", "internal/cli", "internal/tool", "internal/testenv"},
 	"github.com/google/go-cmp":          {},
 	"github.com/rogpeppe/go-internal":   {},

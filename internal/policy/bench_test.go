@@ -141,14 +141,24 @@ func BenchmarkDeclares(b *testing.B) {
 	})
 }
 
+// The first engine of a policy compiles it, the others share that.
 func BenchmarkNewEngine(b *testing.B) {
-	p, _, err := Load(Source{"default.yaml", policies.Default})
-	if err != nil {
-		b.Fatal(err)
-	}
-	for b.Loop() {
-		if _, err := NewEngine(b.Context(), p, Config{}); err != nil {
+	load := func() *Policy {
+		p, _, err := Load(Source{"default.yaml", policies.Default})
+		if err != nil {
 			b.Fatal(err)
 		}
+		return p
+	}
+	shared := load()
+	for name, policy := range map[string]func() *Policy{"first": load, "shared": func() *Policy { return shared }} {
+		b.Run(name, func(b *testing.B) {
+			b.ReportAllocs()
+			for b.Loop() {
+				if _, err := NewEngine(b.Context(), policy(), Config{}); err != nil {
+					b.Fatal(err)
+				}
+			}
+		})
 	}
 }

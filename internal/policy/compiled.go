@@ -3,6 +3,7 @@ package policy
 import (
 	"context"
 	"fmt"
+	"sync"
 	"time"
 
 	"github.com/open-policy-agent/opa/v1/ast"
@@ -29,6 +30,27 @@ type compiled struct {
 	regexes  cache.InterQueryValueCache // every expression of the policy, compiled at first use
 	// patience returns the end of an evaluation's time, and what lets go of it.
 	patience func() (topdown.Cancel, func() bool)
+}
+
+// form is a policy's compiled form, made for the first engine that asks.
+type form struct {
+	mu       sync.Mutex
+	compiled *compiled
+}
+
+// compile returns the form of the policy. What fails, such as for a context that
+// ended, is tried again by the next engine.
+func (p *Policy) compile(ctx context.Context) (*compiled, error) {
+	p.form.mu.Lock()
+	defer p.form.mu.Unlock()
+	if p.form.compiled == nil {
+		c, err := newCompiled(ctx, p)
+		if err != nil {
+			return nil, err
+		}
+		p.form.compiled = c
+	}
+	return p.form.compiled, nil
 }
 
 func untilTimeout() (topdown.Cancel, func() bool) {

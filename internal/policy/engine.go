@@ -53,7 +53,7 @@ func (e *Engine) Replace(ctx context.Context, p *Policy, links []Link) error {
 	}
 	e.mu.Lock()
 	defer e.mu.Unlock()
-	c, err := e.compiled(ctx, p)
+	c, err := p.compile(ctx)
 	if err != nil {
 		return fmt.Errorf("prepare policy: %w", err)
 	}
@@ -63,13 +63,6 @@ func (e *Engine) Replace(ctx context.Context, p *Policy, links []Link) error {
 	}
 	e.current.Store(next)
 	return nil
-}
-
-func (e *Engine) compiled(ctx context.Context, p *Policy) (*compiled, error) {
-	if g := e.current.Load(); g != nil && g.policy == p {
-		return g.compiled, nil
-	}
-	return newCompiled(ctx, p)
 }
 
 // Generation returns the number of the present generation, from 1.

@@ -39,7 +39,7 @@ type Source struct {
 // The error is a LoadError with everything that is wrong in all sources. The
 // warnings are valid beside an error too.
 func Load(sources ...Source) (*Policy, []Warning, error) {
-	var c composer
+	c := composer{policy: Policy{form: &form{}}}
 	switch {
 	case len(sources) == 0:
 		return nil, nil, errors.New("load policy: no source")

@@ -40,7 +40,7 @@ type module struct {
 // The error is a LoadError with everything that is wrong in all modules.
 func (p *Policy) WithModules(sources []Source) (*Policy, error) {
 	narrowed := *p
-	narrowed.modules = nil
+	narrowed.modules, narrowed.form = nil, &form{}
 	if len(sources) == 0 {
 		return &narrowed, nil
 	}

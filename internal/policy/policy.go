@@ -30,6 +30,8 @@ type Policy struct {
 	process    *Process
 	networks   []Network // sorted by name, then key
 	modules    []module  // the operator's own Rego
+	// form is what engines evaluate: they share it, as many as have this policy.
+	form *form
 }
 
 // Process returns the user and group that the policy names, as a name or a

@@ -134,14 +134,18 @@ func (c *conn) proven(_ ssh.ConnMetadata, key ssh.PublicKey, permissions *ssh.Pe
 
 // tried is told of each attempt: those that are no key are answered by x/crypto, and
 // refused.
-func (c *conn) tried(_ ssh.ConnMetadata, method string, err error) {
-	if err == nil || method == "none" {
+func (c *conn) tried(meta ssh.ConnMetadata, method string, err error) {
+	if err == nil {
 		return
 	}
 	c.tries++
-	if method != "publickey" {
+	switch {
+	case method == "none" && c.offered.user == "": // how clients ask what there is
+		c.offered = offer{user: clip(meta.User(), maxName), why: "no key was offered"}
+	case method == "none":
+	case method != "publickey":
 		c.offered.why = fmt.Sprintf("logins by %q are not taken", clip(method, 64))
-	} else if c.offered.why == "" {
+	case c.offered.why == "":
 		c.offered.why = err.Error() // such as a source that a certificate does not allow
 	}
 }

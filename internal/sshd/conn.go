@@ -146,7 +146,7 @@ func (c *conn) enter() error {
 // tried one: who only looks whether there is a server is not held up.
 func (c *conn) recordRefused(err error) {
 	overtime := errors.Is(err, context.DeadlineExceeded) || isTimeout(err)
-	if c.tries == 0 && c.key == nil && c.offered.fingerprint == "" && !overtime {
+	if c.tries == 0 && c.offered.fingerprint == "" && !overtime {
 		return
 	}
 	c.server.counters.refused.Add(1)

@@ -19,6 +19,15 @@ func (c *Command) For(env launch.EnvConfig, dir string) (launch.Command, error) 
 		UID: env.User.UID, GID: env.User.GID, Groups: env.User.Groups,
 		Stdio: c.Stdio, Terminal: [3]bool{c.Terminal, c.Terminal, c.Terminal}, Size: c.Size,
 	}
+	// The pipes are the user's, or it could not open its own /dev/stdout.
+	for _, f := range c.Stdio {
+		if f == nil {
+			continue
+		}
+		if err := f.Chown(int(env.User.UID), int(env.User.GID)); err != nil {
+			return launch.Command{}, err
+		}
+	}
 	command.Argv, err = c.Argv(env.User.Shell)
 	return command, err
 }

@@ -4,18 +4,19 @@
 // It says that there is something to look at, never what: who waits reads the
 // state anew. So a lost event is a bug, and one too many is none. Mounts that come
 // and go are not told, nor are changes that another machine makes to a network
-// file system: the kernel has no events for them here. fsnotify is imported
-// nowhere else.
+// file system: the kernel has no events for them here.
+//
+// It speaks to the kernel itself: the library of the field names watches by path, and
+// so has one instance for each of those that watch, of which there are too few.
 package watch
 
 import (
 	"context"
 	"errors"
 	"fmt"
-	"strconv"
+	"sync"
 	"time"
 
-	"github.com/fsnotify/fsnotify"
 	"golang.org/x/sys/unix"
 )
 
@@ -37,22 +38,23 @@ var (
 // Close. What changes between Add and Wait is not missed. All but Close is for one
 // goroutine.
 type Watcher struct {
-	events *fsnotify.Watcher
-	seen   map[inode]bool
-	next   int // the lowest descriptor that no watch was named by yet
+	hub     *Hub
+	own     bool           // the hub ends with it
+	watches map[int32]bool // by watch descriptor; guarded by the hub's mu
+	changed chan struct{}
+	closed  chan struct{}
+	once    sync.Once
 }
 
-// inode tells directories apart. A number is given out again only after its
-// directory was removed, and then there is a change to tell already.
-type inode struct{ dev, ino uint64 }
-
-// New makes a watcher of nothing.
+// New makes a watcher of nothing, with an instance of its own.
 func New() (*Watcher, error) {
-	events, err := fsnotify.NewWatcher()
+	h, err := NewHub()
 	if err != nil {
-		return nil, fmt.Errorf("make watcher (see fs.inotify.max_user_instances): %w", err)
+		return nil, err
 	}
-	return &Watcher{events: events, seen: make(map[inode]bool)}, nil
+	w := h.New()
+	w.own = true
+	return w, nil
 }
 
 // Add begins to watch a directory. The path is needed only now, so it may be that
@@ -64,36 +66,10 @@ func (w *Watcher) Add(dir string) error {
 		return fmt.Errorf("open %s to watch it: %w", dir, err)
 	}
 	defer unix.Close(fd)
-	var st unix.Stat_t
-	if err := unix.Fstat(fd, &st); err != nil {
-		return fmt.Errorf("stat %s: %w", dir, err)
-	}
-	id := inode{st.Dev, st.Ino}
-	if w.seen[id] {
-		return nil
-	}
-	if len(w.seen) == maxDirs {
-		return fmt.Errorf("watch %s: %w", dir, ErrTooMany)
-	}
-	if err := w.add(fd); err != nil {
+	if err := w.hub.add(w, fd); err != nil {
 		return fmt.Errorf("watch %s (see fs.inotify.max_user_watches): %w", dir, err)
 	}
-	w.seen[id] = true
 	return nil
-}
-
-// add gives fsnotify a name that it has not had before. It forgets a watch when a
-// second directory is added under the first one's name, and descriptors are
-// numbered anew as soon as they are closed. Those that are kept open instead would
-// keep file systems from being unmounted.
-func (w *Watcher) add(fd int) error {
-	named, err := unix.FcntlInt(uintptr(fd), unix.F_DUPFD_CLOEXEC, w.next)
-	if err != nil {
-		return err
-	}
-	defer unix.Close(named)
-	w.next = named + 1
-	return w.events.Add("/proc/self/fd/" + strconv.Itoa(named))
 }
 
 // Wait returns nil after the first change since New, once nothing more has come
@@ -105,17 +81,11 @@ func (w *Watcher) Wait(ctx context.Context, quiet time.Duration) error {
 		select {
 		case <-ctx.Done():
 			return ctx.Err()
-		case _, open := <-w.events.Events:
-			if !open {
-				return ErrClosed
-			}
-		case err, open := <-w.events.Errors:
-			if !open {
-				return ErrClosed
-			}
-			if !errors.Is(err, fsnotify.ErrEventOverflow) {
-				return fmt.Errorf("watch directories: %w", err)
-			}
+		case <-w.closed:
+			return ErrClosed
+		case <-w.hub.ended:
+			return w.hub.err
+		case <-w.changed:
 		case <-settled:
 			return nil
 		case <-late:
@@ -128,5 +98,15 @@ func (w *Watcher) Wait(ctx context.Context, quiet time.Duration) error {
 	}
 }
 
-// Close ends all watches.
-func (w *Watcher) Close() error { return w.events.Close() }
+// Close ends all watches. It may be called more than once.
+func (w *Watcher) Close() error {
+	var err error
+	w.once.Do(func() {
+		close(w.closed)
+		w.hub.remove(w)
+		if w.own {
+			err = w.hub.Close()
+		}
+	})
+	return err
+}

@@ -2,6 +2,7 @@ package watch
 
 import (
 	"context"
+	"encoding/binary"
 	"errors"
 	"fmt"
 	"os"
@@ -10,7 +11,6 @@ import (
 	"testing"
 	"time"
 
-	"github.com/fsnotify/fsnotify"
 	"golang.org/x/sys/unix"
 
 	"github.com/ringfence/ringfence/internal/testenv"
@@ -127,8 +127,8 @@ func TestOneDirectoryManyNames(t *testing.T) {
 		t.Fatal(err)
 	}
 	w := watching(t, dir, link, dir, dir+"/.", link)
-	if len(w.seen) != 1 {
-		t.Errorf("%d watches", len(w.seen))
+	if len(w.watches) != 1 {
+		t.Errorf("%d watches", len(w.watches))
 	}
 	write(t, filepath.Join(dir, "new"))
 	if err := wait(t, w, soon); err != nil {
@@ -202,17 +202,91 @@ func TestWaitForQuiet(t *testing.T) {
 	}
 }
 
+// The kernel's queue is short: 16,384 events as a rule. What it lost count of is a
+// change for everybody.
 func TestOverflowIsAChange(t *testing.T) {
-	events := &fsnotify.Watcher{Events: make(chan fsnotify.Event), Errors: make(chan error, 1)}
-	w := &Watcher{events: events}
-	events.Errors <- fmt.Errorf("queue: %w", fsnotify.ErrEventOverflow)
+	h := hub(t)
+	w := h.New()
+	defer w.Close()
+	if err := w.Add(t.TempDir()); err != nil {
+		t.Fatal(err)
+	}
+	overflow := make([]byte, unix.SizeofInotifyEvent)
+	binary.NativeEndian.PutUint32(overflow, ^uint32(0))
+	binary.NativeEndian.PutUint32(overflow[4:], unix.IN_Q_OVERFLOW)
+	h.tell(overflow)
 	if err := wait(t, w, soon); err != nil {
 		t.Error(err)
 	}
-	broken := errors.New("broken")
-	events.Errors <- broken
-	if err := wait(t, w, soon); !errors.Is(err, broken) {
-		t.Errorf("another error: %v", err)
+}
+
+func hub(t *testing.T) *Hub {
+	t.Helper()
+	h, err := NewHub()
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { h.Close() })
+	return h
+}
+
+// Watchers of a hub share the watch of a directory, and each hears of its own alone.
+func TestHubTellsWhoWatches(t *testing.T) {
+	h := hub(t)
+	shared, alone := t.TempDir(), t.TempDir()
+	a, b := h.New(), h.New()
+	defer b.Close()
+	for _, err := range []error{a.Add(shared), b.Add(shared), b.Add(alone)} {
+		if err != nil {
+			t.Fatal(err)
+		}
+	}
+	if n := watched(h); n != 2 {
+		t.Errorf("%d watches of two directories", n)
+	}
+	write(t, filepath.Join(alone, "new"))
+	if err := wait(t, b, soon); err != nil {
+		t.Error(err)
+	}
+	if err := wait(t, a, never); !errors.Is(err, context.DeadlineExceeded) {
+		t.Errorf("a change elsewhere: %v", err)
+	}
+	a.Close() // the shared watch is b's alone now
+	write(t, filepath.Join(shared, "new"))
+	if err := wait(t, b, soon); err != nil {
+		t.Error(err)
+	}
+	b.Close()
+	if n := watched(h); n != 0 {
+		t.Errorf("%d watches of nobody", n)
+	}
+}
+
+func watched(h *Hub) int {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	return len(h.watchers)
+}
+
+// A directory that ends takes its watch with it; another one gets one of its own.
+func TestHubForgetsWhatEnded(t *testing.T) {
+	h := hub(t)
+	dir := filepath.Join(t.TempDir(), "dir")
+	for range 3 {
+		if err := os.Mkdir(dir, 0o755); err != nil {
+			t.Fatal(err)
+		}
+		w := h.New()
+		if err := w.Add(dir); err != nil {
+			t.Fatal(err)
+		}
+		if err := os.Remove(dir); err != nil {
+			t.Fatal(err)
+		}
+		if err := wait(t, w, soon); err != nil {
+			t.Error(err)
+		}
+		w.Close()
 	}
 }
 

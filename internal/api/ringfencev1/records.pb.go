@@ -121,12 +121,12 @@ func (x *RecordFilter) GetUntil() *timestamppb.Timestamp {
 
 type Record struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
-	// Grows by one with each record of an agent's run.
-	Sequence uint64                 `protobuf:"varint,1,opt,name=sequence,proto3" json:"sequence,omitempty"`
-	Time     *timestamppb.Timestamp `protobuf:"bytes,2,opt,name=time,proto3" json:"time,omitempty"`
-	Sandbox  string                 `protobuf:"bytes,3,opt,name=sandbox,proto3" json:"sandbox,omitempty"`
-	Verdict  string                 `protobuf:"bytes,4,opt,name=verdict,proto3" json:"verdict,omitempty"`
-	Reason   string                 `protobuf:"bytes,5,opt,name=reason,proto3" json:"reason,omitempty"`
+	// Where the record stands: TailRecords goes on from there.
+	Cursor  string                 `protobuf:"bytes,1,opt,name=cursor,proto3" json:"cursor,omitempty"`
+	Time    *timestamppb.Timestamp `protobuf:"bytes,2,opt,name=time,proto3" json:"time,omitempty"`
+	Sandbox string                 `protobuf:"bytes,3,opt,name=sandbox,proto3" json:"sandbox,omitempty"`
+	Verdict string                 `protobuf:"bytes,4,opt,name=verdict,proto3" json:"verdict,omitempty"`
+	Reason  string                 `protobuf:"bytes,5,opt,name=reason,proto3" json:"reason,omitempty"`
 	// The whole record, as it is written to files: one line of JSON.
 	Json          string `protobuf:"bytes,6,opt,name=json,proto3" json:"json,omitempty"`
 	unknownFields protoimpl.UnknownFields
@@ -163,11 +163,11 @@ func (*Record) Descriptor() ([]byte, []int) {
 	return file_ringfence_v1_records_proto_rawDescGZIP(), []int{1}
 }
 
-func (x *Record) GetSequence() uint64 {
+func (x *Record) GetCursor() string {
 	if x != nil {
-		return x.Sequence
+		return x.Cursor
 	}
-	return 0
+	return ""
 }
 
 func (x *Record) GetTime() *timestamppb.Timestamp {
@@ -322,8 +322,9 @@ type TailRecordsRequest struct {
 	Filter *RecordFilter          `protobuf:"bytes,1,opt,name=filter,proto3" json:"filter,omitempty"`
 	// How many of the past come first; at most 1000.
 	Past uint32 `protobuf:"varint,2,opt,name=past,proto3" json:"past,omitempty"`
-	// Go on after this one, as far as it is still there. 0: from now on.
-	After         uint64 `protobuf:"varint,3,opt,name=after,proto3" json:"after,omitempty"`
+	// Go on after the record of this cursor, as far as what came next is still there.
+	// Empty: from now on.
+	After         string `protobuf:"bytes,3,opt,name=after,proto3" json:"after,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -372,11 +373,11 @@ func (x *TailRecordsRequest) GetPast() uint32 {
 	return 0
 }
 
-func (x *TailRecordsRequest) GetAfter() uint64 {
+func (x *TailRecordsRequest) GetAfter() string {
 	if x != nil {
 		return x.After
 	}
-	return 0
+	return ""
 }
 
 type TailRecordsResponse struct {
@@ -385,6 +386,7 @@ type TailRecordsResponse struct {
 	//
 	//	*TailRecordsResponse_Record
 	//	*TailRecordsResponse_Lost
+	//	*TailRecordsResponse_Restarted
 	Message       isTailRecordsResponse_Message `protobuf_oneof:"message"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -445,6 +447,15 @@ func (x *TailRecordsResponse) GetLost() uint64 {
 	return 0
 }
 
+func (x *TailRecordsResponse) GetRestarted() bool {
+	if x != nil {
+		if x, ok := x.Message.(*TailRecordsResponse_Restarted); ok {
+			return x.Restarted
+		}
+	}
+	return false
+}
+
 type isTailRecordsResponse_Message interface {
 	isTailRecordsResponse_Message()
 }
@@ -454,13 +465,21 @@ type TailRecordsResponse_Record struct {
 }
 
 type TailRecordsResponse_Lost struct {
-	// So many were left out here, as they were not taken in time.
+	// So many came before the next one and were not taken in time. It is not known
+	// whether the filter would have let them through.
 	Lost uint64 `protobuf:"varint,2,opt,name=lost,proto3,oneof"`
+}
+
+type TailRecordsResponse_Restarted struct {
+	// The agent was started again since: what it had kept is gone.
+	Restarted bool `protobuf:"varint,3,opt,name=restarted,proto3,oneof"`
 }
 
 func (*TailRecordsResponse_Record) isTailRecordsResponse_Message() {}
 
 func (*TailRecordsResponse_Lost) isTailRecordsResponse_Message() {}
+
+func (*TailRecordsResponse_Restarted) isTailRecordsResponse_Message() {}
 
 var File_ringfence_v1_records_proto protoreflect.FileDescriptor
 
@@ -474,9 +493,9 @@ const file_ringfence_v1_records_proto_rawDesc = "" +
 	"\x04host\x18\x04 \x01(\tR\x04host\x12\x16\n" +
 	"\x06binary\x18\x05 \x01(\tR\x06binary\x120\n" +
 	"\x05since\x18\x06 \x01(\v2\x1a.google.protobuf.TimestampR\x05since\x120\n" +
-	"\x05until\x18\a \x01(\v2\x1a.google.protobuf.TimestampR\x05until\"\xb4\x01\n" +
-	"\x06Record\x12\x1a\n" +
-	"\bsequence\x18\x01 \x01(\x04R\bsequence\x12.\n" +
+	"\x05until\x18\a \x01(\v2\x1a.google.protobuf.TimestampR\x05until\"\xb0\x01\n" +
+	"\x06Record\x12\x16\n" +
+	"\x06cursor\x18\x01 \x01(\tR\x06cursor\x12.\n" +
 	"\x04time\x18\x02 \x01(\v2\x1a.google.protobuf.TimestampR\x04time\x12\x18\n" +
 	"\asandbox\x18\x03 \x01(\tR\asandbox\x12\x18\n" +
 	"\averdict\x18\x04 \x01(\tR\averdict\x12\x16\n" +
@@ -493,10 +512,11 @@ const file_ringfence_v1_records_proto_rawDesc = "" +
 	"\x12TailRecordsRequest\x122\n" +
 	"\x06filter\x18\x01 \x01(\v2\x1a.ringfence.v1.RecordFilterR\x06filter\x12\x12\n" +
 	"\x04past\x18\x02 \x01(\rR\x04past\x12\x14\n" +
-	"\x05after\x18\x03 \x01(\x04R\x05after\"f\n" +
+	"\x05after\x18\x03 \x01(\tR\x05after\"\x86\x01\n" +
 	"\x13TailRecordsResponse\x12.\n" +
 	"\x06record\x18\x01 \x01(\v2\x14.ringfence.v1.RecordH\x00R\x06record\x12\x14\n" +
-	"\x04lost\x18\x02 \x01(\x04H\x00R\x04lostB\t\n" +
+	"\x04lost\x18\x02 \x01(\x04H\x00R\x04lost\x12\x1e\n" +
+	"\trestarted\x18\x03 \x01(\bH\x00R\trestartedB\t\n" +
 	"\amessage2\xb6\x01\n" +
 	"\aRecords\x12U\n" +
 	"\fQueryRecords\x12!.ringfence.v1.QueryRecordsRequest\x1a\".ringfence.v1.QueryRecordsResponse\x12T\n" +
@@ -551,6 +571,7 @@ func file_ringfence_v1_records_proto_init() {
 	file_ringfence_v1_records_proto_msgTypes[5].OneofWrappers = []any{
 		(*TailRecordsResponse_Record)(nil),
 		(*TailRecordsResponse_Lost)(nil),
+		(*TailRecordsResponse_Restarted)(nil),
 	}
 	type x struct{}
 	out := protoimpl.TypeBuilder{

@@ -31,7 +31,7 @@ const (
 //
 // Records tell what was allowed and what was denied.
 type RecordsClient interface {
-	// QueryRecords returns the newest first, of those that the agent still has.
+	// QueryRecords returns those that the agent still has, the oldest first.
 	QueryRecords(ctx context.Context, in *QueryRecordsRequest, opts ...grpc.CallOption) (*QueryRecordsResponse, error)
 	// TailRecords sends records as they are made.
 	TailRecords(ctx context.Context, in *TailRecordsRequest, opts ...grpc.CallOption) (grpc.ServerStreamingClient[TailRecordsResponse], error)
@@ -80,7 +80,7 @@ type Records_TailRecordsClient = grpc.ServerStreamingClient[TailRecordsResponse]
 //
 // Records tell what was allowed and what was denied.
 type RecordsServer interface {
-	// QueryRecords returns the newest first, of those that the agent still has.
+	// QueryRecords returns those that the agent still has, the oldest first.
 	QueryRecords(context.Context, *QueryRecordsRequest) (*QueryRecordsResponse, error)
 	// TailRecords sends records as they are made.
 	TailRecords(*TailRecordsRequest, grpc.ServerStreamingServer[TailRecordsResponse]) error

@@ -1623,7 +1623,11 @@ type ExecExit struct {
 	// The exit status; 128+n where a signal ended the command.
 	Code int32 `protobuf:"varint,1,opt,name=code,proto3" json:"code,omitempty"`
 	// Name of that signal, without SIG.
-	Signal        string `protobuf:"bytes,2,opt,name=signal,proto3" json:"signal,omitempty"`
+	Signal string `protobuf:"bytes,2,opt,name=signal,proto3" json:"signal,omitempty"`
+	// Why the command could not be run at all, and what to do about it: code is 126 or
+	// 127 then where a shell's would be, else 125.
+	Error         string `protobuf:"bytes,3,opt,name=error,proto3" json:"error,omitempty"`
+	Hint          string `protobuf:"bytes,4,opt,name=hint,proto3" json:"hint,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1668,6 +1672,20 @@ func (x *ExecExit) GetCode() int32 {
 func (x *ExecExit) GetSignal() string {
 	if x != nil {
 		return x.Signal
+	}
+	return ""
+}
+
+func (x *ExecExit) GetError() string {
+	if x != nil {
+		return x.Error
+	}
+	return ""
+}
+
+func (x *ExecExit) GetHint() string {
+	if x != nil {
+		return x.Hint
 	}
 	return ""
 }
@@ -2046,10 +2064,12 @@ const file_ringfence_v1_sandboxes_proto_rawDesc = "" +
 	"\x04exit\x18\x04 \x01(\v2\x16.ringfence.v1.ExecExitH\x00R\x04exitB\t\n" +
 	"\amessage\"\x1f\n" +
 	"\vExecStarted\x12\x10\n" +
-	"\x03pid\x18\x01 \x01(\rR\x03pid\"6\n" +
+	"\x03pid\x18\x01 \x01(\rR\x03pid\"`\n" +
 	"\bExecExit\x12\x12\n" +
 	"\x04code\x18\x01 \x01(\x05R\x04code\x12\x16\n" +
-	"\x06signal\x18\x02 \x01(\tR\x06signal\"R\n" +
+	"\x06signal\x18\x02 \x01(\tR\x06signal\x12\x14\n" +
+	"\x05error\x18\x03 \x01(\tR\x05error\x12\x12\n" +
+	"\x04hint\x18\x04 \x01(\tR\x04hint\"R\n" +
 	"\x17IssueCertificateRequest\x12\x18\n" +
 	"\asandbox\x18\x01 \x01(\tR\asandbox\x12\x1d\n" +
 	"\n" +
