@@ -38,6 +38,7 @@ type double struct {
 	conflicts int // so many updates are refused
 	records   []*ringfencev1.Record
 	lost      uint64
+	restarts  int
 	changes   chan *ringfencev1.SandboxEvent
 }
 
@@ -391,30 +392,38 @@ func (d *double) QueryRecords(_ context.Context, r *ringfencev1.QueryRecordsRequ
 	defer d.mu.Unlock()
 	first, _ := strconv.Atoi(r.GetPageToken())
 	answer := &ringfencev1.QueryRecordsResponse{}
-	seen := 0
-	for _, record := range slices.Backward(d.records) {
-		if v := r.GetFilter().GetVerdict(); v != "" && v != record.GetVerdict() {
-			continue
-		}
-		if seen++; seen <= first {
-			continue
-		}
-		if len(answer.Records) == min(doublePage, int(r.GetPageSize())) {
-			answer.NextPageToken = strconv.Itoa(seen - 1)
+	for i, record := range d.records[first:] {
+		if len(answer.Records) == doublePage {
+			answer.NextPageToken = strconv.Itoa(first + i)
 			break
 		}
-		answer.Records = append(answer.Records, record)
+		if v := r.GetFilter().GetVerdict(); v == "" || v == record.GetVerdict() {
+			answer.Records = append(answer.Records, record)
+		}
 	}
 	return answer, nil
 }
 
+// TailRecords sends what there is, and then goes away, as an agent that is restarted
+// does, for as often as the double has restarts.
 func (d *double) TailRecords(r *ringfencev1.TailRecordsRequest, stream ringfencev1.Records_TailRecordsServer) error {
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	for _, record := range d.records[max(len(d.records)-int(r.GetPast()), 0):] {
+	first := max(len(d.records)-int(r.GetPast()), 0)
+	for i, record := range d.records {
+		if record.GetCursor() != "" && record.GetCursor() == r.GetAfter() {
+			first = i + 1
+		}
+	}
+	for _, record := range d.records[first:] {
 		if err := stream.Send(&ringfencev1.TailRecordsResponse{Message: &ringfencev1.TailRecordsResponse_Record{Record: record}}); err != nil {
 			return err
 		}
+	}
+	if d.restarts > 0 {
+		d.restarts--
+		d.records = append(d.records, &ringfencev1.Record{Cursor: "after", Json: `{"reason":"after_restart"}`})
+		return api.Unavailable("call again", "the agent is stopping")
 	}
 	return stream.Send(&ringfencev1.TailRecordsResponse{Message: &ringfencev1.TailRecordsResponse_Lost{Lost: d.lost}})
 }

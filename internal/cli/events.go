@@ -20,10 +20,16 @@ const eventsLong = `Shows records of what was allowed and denied, of those that 
 oldest first: when, in which sandbox, the verdict, which program and where to, the
 reason, and the policy that says so. A denial's hint follows.
 
-With -f it goes on with each record as it is made, until it is interrupted. Records
-that could not be taken in time are told as lost.
+With -f it goes on with each record as it is made, until it is interrupted, and waits
+for an agent that is restarted. Records that could not be taken in time are told as
+lost.
 
 --since takes a duration (10m, 24h) or a time (2026-01-31T12:00:00Z).` + serviceExits
+
+const (
+	restartTimeout = 30 * time.Second // an agent that is restarted is back in one
+	restartPoll    = 200 * time.Millisecond
+)
 
 // maxPast is how many records of the past the agent sends before it follows.
 const maxPast = 1000
@@ -139,22 +145,23 @@ type shownRecords struct {
 	json bool
 }
 
-// past asks for the newest, page after page, and shows them the oldest first.
+// past shows the last of those that the agent has. They come the oldest first, page
+// after page.
 func (s *shownRecords) past(ctx context.Context, c *api.Client, filter *ringfencev1.RecordFilter, number int) error {
-	var all []*ringfencev1.Record
-	request := &ringfencev1.QueryRecordsRequest{Filter: filter}
-	for len(all) < number {
-		request.PageSize = uint32(min(number-len(all), listPage))
+	var last []*ringfencev1.Record
+	request := &ringfencev1.QueryRecordsRequest{Filter: filter, PageSize: listPage}
+	for {
 		page, err := c.Records.QueryRecords(ctx, request)
 		if err != nil {
 			return err
 		}
-		all = append(all, page.GetRecords()...)
+		last = append(last, page.GetRecords()...)
+		last = last[max(len(last)-number, 0):]
 		if request.PageToken = page.GetNextPageToken(); request.GetPageToken() == "" {
 			break
 		}
 	}
-	for _, record := range slices.Backward(all[:min(number, len(all))]) {
+	for _, record := range last {
 		if err := s.show(record); err != nil {
 			return err
 		}
@@ -162,25 +169,58 @@ func (s *shownRecords) past(ctx context.Context, c *api.Client, filter *ringfenc
 	return nil
 }
 
+// follow shows records as they are made. An agent that is restarted is waited for, and
+// followed from where the one before was.
 func (s *shownRecords) follow(ctx context.Context, c *api.Client, filter *ringfencev1.RecordFilter, number int) error {
-	stream, err := c.Records.TailRecords(ctx, &ringfencev1.TailRecordsRequest{Filter: filter, Past: uint32(number)})
+	request := &ringfencev1.TailRecordsRequest{Filter: filter, Past: uint32(number)}
+	var gone time.Time
+	for {
+		seen, err := s.tail(ctx, c, request)
+		if err == nil || api.CodeOf(err) != api.CodeUnavailable {
+			return err
+		}
+		if seen || gone.IsZero() {
+			gone = time.Now()
+			fmt.Fprintln(s.env.Stderr, "ringfence: the agent has gone; waiting for it to be back")
+		}
+		if time.Since(gone) > restartTimeout {
+			return err
+		}
+		request.Past = 0
+		select {
+		case <-time.After(restartPoll):
+		case <-ctx.Done():
+			return ctx.Err()
+		}
+	}
+}
+
+// tail shows what one stream brings, and notes in the request where the next is to go
+// on. It reports whether anything came.
+func (s *shownRecords) tail(ctx context.Context, c *api.Client, request *ringfencev1.TailRecordsRequest) (seen bool, err error) {
+	stream, err := c.Records.TailRecords(ctx, request)
 	if err != nil {
-		return err
+		return false, err
 	}
 	for {
 		message, err := stream.Recv()
 		if errors.Is(err, io.EOF) {
-			return nil
+			return seen, nil
 		}
 		if err != nil {
-			return err
+			return seen, err
+		}
+		seen = true
+		if message.GetRestarted() {
+			fmt.Fprintln(s.env.Stderr, "ringfence: the agent was started again: what it had kept is lost")
 		}
 		if lost := message.GetLost(); lost > 0 {
 			fmt.Fprintf(s.env.Stderr, "ringfence: %d records were lost here\n", lost)
 		}
 		if record := message.GetRecord(); record != nil {
+			request.After = record.GetCursor()
 			if err := s.show(record); err != nil {
-				return err
+				return seen, err
 			}
 		}
 	}

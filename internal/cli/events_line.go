@@ -10,6 +10,7 @@ import (
 
 	"github.com/ringfence/ringfence/internal/api/ringfencev1"
 	"github.com/ringfence/ringfence/internal/event"
+	"github.com/ringfence/ringfence/internal/flow"
 )
 
 // shownRecord is what of a record's JSON a person reads.
@@ -25,6 +26,11 @@ type shownRecord struct {
 	Host    string    `json:"host"`
 	Port    uint16    `json:"port"`
 	Address string    `json:"address"`
+	Mode    string    `json:"mode"`
+	Source  string    `json:"source"`
+	Command string    `json:"command"`
+	Object  string    `json:"object"`
+	UID     uint32    `json:"uid"`
 	Count   uint64    `json:"count"`
 }
 
@@ -42,8 +48,12 @@ func recordLine(record *ringfencev1.Record) string {
 		return fmt.Sprintf("%s  %s  a record that cannot be read: %s\n", clock(record.GetTime()), quoted(record.GetSandbox()), event.Prose(err.Error()))
 	}
 	var b strings.Builder
+	who, what := r.Binary, r.target()
+	if r.Mode == flow.ModeSSH.String() || r.Mode == flow.ModeAPI.String() {
+		who, what = r.asker(), r.asked()
+	}
 	fmt.Fprintf(&b, "%s  %s  %s  %s → %s  %s", r.Time.Local().Format("2006-01-02 15:04:05.000"),
-		quoted(r.Sandbox), verdictText(r.Verdict), quoted(r.Binary), quoted(r.target()), quoted(r.Reason))
+		quoted(r.Sandbox), verdictText(r.Verdict), quoted(who), quoted(what), quoted(r.Reason))
 	if r.Policy != "" {
 		fmt.Fprintf(&b, "  (%s)", quoted(r.Policy))
 	}
@@ -65,6 +75,25 @@ func verdictText(verdict string) string {
 		return "DENY" // what a person looks for
 	}
 	return quoted(verdict)
+}
+
+// asker is who did something to the sandbox, from outside.
+func (r *shownRecord) asker() string {
+	if r.Mode == flow.ModeAPI.String() {
+		return fmt.Sprintf("uid %d", r.UID)
+	}
+	return r.Source
+}
+
+// asked is what was done to it.
+func (r *shownRecord) asked() string {
+	var words []string
+	for _, word := range []string{r.Command, r.Object, r.target()} {
+		if word != "" {
+			words = append(words, word)
+		}
+	}
+	return strings.Join(words, " ")
 }
 
 func (r *shownRecord) target() string {

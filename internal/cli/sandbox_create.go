@@ -10,6 +10,7 @@ import (
 
 	"github.com/ringfence/ringfence/internal/api"
 	"github.com/ringfence/ringfence/internal/api/ringfencev1"
+	"github.com/ringfence/ringfence/internal/flow"
 	"github.com/ringfence/ringfence/internal/source"
 	"github.com/ringfence/ringfence/policies"
 )
@@ -82,7 +83,7 @@ func (o *sandboxOptions) spec(env Env) (*ringfencev1.SandboxSpec, error) {
 		spec.Visible = append(spec.Visible, absolute(env, dir))
 	}
 	if o.controlPlane != "" { // of the flag only: an agent's sandboxes are not for our own environment's
-		target, err := parseEndpoint(o.controlPlane)
+		target, err := flow.ParseEndpoint(o.controlPlane)
 		if err != nil {
 			return nil, unread(hint(fmt.Errorf("--control-plane: %w", err), "write HOST:PORT, or a URL such as https://control.example.com"))
 		}

@@ -6,6 +6,7 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"strconv"
 	"strings"
 	"testing"
 	"time"
@@ -136,7 +137,7 @@ func TestEvents(t *testing.T) {
 	d, env := newDouble(t)
 	for i, verdict := range []string{"allow", "deny", "allow", "deny", "audit"} {
 		d.records = append(d.records, &ringfencev1.Record{
-			Sequence: uint64(i + 1), Verdict: verdict, Time: api.Time(time.Now()),
+			Cursor: strconv.Itoa(i + 1), Verdict: verdict, Time: api.Time(time.Now()),
 			Json: fmt.Sprintf(`{"time":"2026-03-04T05:06:07.89Z","sandbox":"web","verdict":%q,"policy":"p","reason":"r%d","binary":"/usr/bin/c d","host":"2001:db8::1","port":443,"hint":"do","count":%d}`, verdict, i+1, i+1),
 		})
 	}
@@ -166,6 +167,25 @@ func TestEvents(t *testing.T) {
 	stdout, stderr, status = runIn(t, env, "events", "-f", "-n", "2", "-o", "json")
 	if status != 0 || strings.Count(stdout, "\n") != 2 || !strings.Contains(stderr, "9 records were lost here") {
 		t.Errorf("following: status %d, %s, %s", status, stdout, stderr)
+	}
+	// Over a restart: nothing twice, and nothing left out.
+	d.restarts = 1
+	stdout, stderr, status = runIn(t, env, "events", "-f", "-n", "1", "-o", "json")
+	if want := d.records[4].GetJson() + "\n" + d.records[5].GetJson() + "\n"; status != 0 || stdout != want || !strings.Contains(stderr, "the agent has gone") {
+		t.Errorf("over a restart: status %d, %s, %s", status, stdout, stderr)
+	}
+}
+
+// What was done to a sandbox has no program and no host of its own.
+func TestRecordLineOfActs(t *testing.T) {
+	for text, want := range map[string]string{
+		`{"time":"2026-03-04T05:06:07Z","sandbox":"web","verdict":"allow","mode":"ssh","reason":"ssh_exec","source":"192.0.2.1:5","command":"git fetch"}`: `  web  allow  192.0.2.1:5 → "git fetch"  ssh_exec` + "\n",
+		`{"time":"2026-03-04T05:06:07Z","sandbox":"web","verdict":"deny","mode":"api","reason":"api_policy","uid":1000,"object":"p"}`:                     `  web  DENY  "uid 1000" → p  api_policy` + "\n",
+	} {
+		line := recordLine(&ringfencev1.Record{Json: text})
+		if got := line[len("2006-01-02 15:04:05.000"):]; got != want {
+			t.Errorf("got  %q\nwant %q", got, want)
+		}
 	}
 }
 
