@@ -74,11 +74,13 @@ relayed or refused. Nothing else leaves.`,
 	root.SetIn(env.Stdin)
 	root.SetOut(env.Stdout)
 	root.SetErr(env.Stderr)
-	root.CompletionOptions.HiddenDefaultCmd = true
+	root.CompletionOptions.DisableDefaultCmd = true // ours speaks like the others
 	root.SetFlagErrorFunc(func(cmd *cobra.Command, err error) error {
 		return hint(err, cmd.CommandPath()+" --help lists the flags")
 	})
-	root.AddCommand(newRun(env, status), newPolicy(env, status), newDoctor(env, status))
+	root.AddCommand(newRun(env, status), newSandbox(env, status), newSSH(env, status), newEvents(env), newPolicy(env, status),
+		newProvider(env), newAgent(env, status), newDoctor(env, status), newSSHConfig(env), newCompletion(env),
+		newSSHCredential(env), newSSHProxy(env))
 	return root
 }
 

@@ -7,8 +7,6 @@ import (
 	"sync"
 	"syscall"
 	"time"
-
-	"github.com/ringfence/ringfence/internal/launch"
 )
 
 // endTimeout is how long a command may take to end after it was told to.
@@ -25,27 +23,39 @@ type interrupts struct {
 	done    chan struct{}
 	ended   chan struct{}
 	cancel  context.CancelCauseFunc
-	// reload has a word for each time that the policy is to be read again.
+	// reload has a word for each time that the policy is to be read again; nil where
+	// there is none to read.
 	reload chan struct{}
 	// terminal is true where there is a controlling terminal.
 	terminal bool
 
 	mu      sync.Mutex
-	process *launch.Process
+	process signaller
 	timer   *time.Timer
 }
+
+// signaller is what signals are handed on to.
+type signaller interface{ Signal(syscall.Signal) error }
 
 // catchInterrupts returns a context that ends when the run must: at a signal
 // before the command runs, or when the command does not end in time after SIGTERM
 // or SIGHUP. Stop must be called.
 func catchInterrupts(parent context.Context) (context.Context, *interrupts) {
+	return catch(parent, make(chan struct{}, 1))
+}
+
+// catchSignals is catchInterrupts for what follows no policy: SIGHUP is the command's
+// like the others.
+func catchSignals(parent context.Context) (context.Context, *interrupts) { return catch(parent, nil) }
+
+func catch(parent context.Context, reload chan struct{}) (context.Context, *interrupts) {
 	ctx, cancel := context.WithCancelCause(parent)
 	i := &interrupts{
 		signals: make(chan os.Signal, signalRoom),
 		done:    make(chan struct{}),
 		ended:   make(chan struct{}),
 		cancel:  cancel,
-		reload:  make(chan struct{}, 1),
+		reload:  reload,
 	}
 	i.terminal = hasTerminal()
 	for _, s := range []syscall.Signal{syscall.SIGINT, syscall.SIGTERM, syscall.SIGHUP, syscall.SIGQUIT} {
@@ -83,7 +93,7 @@ func (i *interrupts) handle(s syscall.Signal) {
 		i.cancel(&signalError{s})
 		return
 	}
-	if s == syscall.SIGHUP && !i.terminal {
+	if s == syscall.SIGHUP && !i.terminal && i.reload != nil {
 		select {
 		case i.reload <- struct{}{}:
 		default: // it is to be read again anyway
@@ -108,7 +118,7 @@ func hasTerminal() bool {
 }
 
 // deliverTo hands further signals to the command.
-func (i *interrupts) deliverTo(p *launch.Process) {
+func (i *interrupts) deliverTo(p signaller) {
 	i.mu.Lock()
 	defer i.mu.Unlock()
 	i.process = p

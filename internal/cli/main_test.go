@@ -6,6 +6,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"strconv"
+	"strings"
 	"testing"
 
 	"github.com/rogpeppe/go-internal/testscript"
@@ -14,8 +15,11 @@ import (
 )
 
 // TestMain makes this test binary the ringfence of the scripts, and of the
-// privileged children that it starts.
+// privileged children that it starts; and of the ssh that a test starts.
 func TestMain(m *testing.M) {
+	if len(os.Args) > 1 && os.Args[1] == "ssh-proxy" {
+		os.Exit(Main(OS(), os.Args[1:]))
+	}
 	testscript.Main(m, map[string]func(){
 		"ringfence": func() {
 			if !launch.Main(os.Args[1:]) {
@@ -44,6 +48,16 @@ func TestScripts(t *testing.T) {
 					return err
 				}
 			}
+			if !strings.HasPrefix(filepath.Base(env.WorkDir), "script-service") {
+				return nil
+			}
+			_, socket, stop, err := startDouble(env.WorkDir)
+			if err != nil {
+				return err
+			}
+			env.Defer(stop)
+			env.Setenv("RINGFENCE_SOCKET", socket)
+			env.Setenv("SHELL", "/bin/sh")
 			return nil
 		},
 	})

@@ -21,14 +21,16 @@ const (
 	policyUnread = 2 // the question could not be put
 )
 
-const policyLong = `Checks, shows and explains policies. None of these commands needs root or changes
-anything. Where a FILE is wanted, a plain word is the name of a shipped policy
-(see "list"); write ./NAME for a file of that name.`
+const policyLong = `Checks, shows and explains policies. Where a FILE is wanted, a plain word is the name
+of a shipped policy (see "list"); write ./NAME for a file of that name.
+
+"set", "get" and "revisions" are about the policy of a sandbox of the running agent.
+The others need no agent and no root, and change nothing.`
 
 func newPolicy(env Env, status *int) *cobra.Command {
 	cmd := &cobra.Command{
 		Use:                        "policy",
-		Short:                      "Check, show and explain policies",
+		Short:                      "Check, show, explain and set policies",
 		Long:                       policyLong,
 		SuggestionsMinimumDistance: 2,
 		Args:                       func(cmd *cobra.Command, args []string) error { return unread(noSuchCommand(cmd, args)) },
@@ -38,7 +40,7 @@ func newPolicy(env Env, status *int) *cobra.Command {
 		return unread(hint(err, cmd.CommandPath()+" --help lists the flags"))
 	})
 	cmd.AddCommand(newPolicyCheck(env, status), newPolicyExplain(env, status), newPolicyList(env),
-		newPolicySchema(env), newPolicyShow(env))
+		newPolicySchema(env), newPolicyShow(env), newPolicySet(env), newPolicyGet(env), newPolicyRevisions(env))
 	return cmd
 }
 

@@ -61,7 +61,7 @@ var homes = map[string][]string{
 	"github.com/vishvananda/netlink":    {"internal/netns", "internal/testenv"},
 	"github.com/creack/pty":             {"internal/tty"},
 	"golang.org/x/crypto/ssh":           {"internal/sshd"},
-	"github.com/pkg/sftp":               {"internal/launch"},
+	"github.com/pkg/sftp":               {"internal/launch", "internal/cli"}, // the server; the client of cp
 	"go.etcd.io/bbolt":                  {"internal/store"},
 	"github.com/coreos/go-systemd/v22":  {"internal/daemon"},
 	"github.com/miekg/dns":              {"internal/names", "internal/testenv"},

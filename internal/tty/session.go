@@ -3,6 +3,7 @@ package tty
 import (
 	"context"
 	"fmt"
+	"io"
 	"os"
 	"os/signal"
 	"strconv"
@@ -24,9 +25,21 @@ const foregroundPoll = 200 * time.Millisecond
 // copySize is the buffer of each direction; a pty hands over at most 4 KiB.
 const copySize = 16 << 10
 
-// Session copies between an outer terminal and the master of an inner one.
+// Inner is the inner terminal as a session sees it: one that is elsewhere, or the
+// master of a pty.
+type Inner interface {
+	io.Reader // what comes out of it, until it ends
+	io.Writer // what is typed into it
+	Resize(Size) error
+	// Interrupt ends every Read and Write, now and from now on.
+	Interrupt()
+	// Close is called last, when nothing uses it any more.
+	Close() error
+}
+
+// Session copies between an outer terminal and an inner one.
 type Session struct {
-	master  *os.File // our own descriptor of it
+	inner   Inner
 	in, out *os.File // our own open files of the outer terminal; in may be nil
 
 	signals   chan os.Signal
@@ -47,8 +60,19 @@ type Session struct {
 // when it ends.
 //
 // Finish must be called, deferred at best: it puts the terminal back.
-func NewSession(master, in, out *os.File) (_ *Session, err error) {
+func NewSession(master, in, out *os.File) (*Session, error) {
+	dup, err := duplicate(master)
+	if err != nil {
+		return nil, err
+	}
+	return NewSessionOver(ptyMaster{dup}, in, out)
+}
+
+// NewSessionOver is NewSession for any inner terminal. The session closes it, also
+// where there is an error.
+func NewSessionOver(inner Inner, in, out *os.File) (_ *Session, err error) {
 	s := &Session{
+		inner:     inner,
 		signals:   make(chan os.Signal, 8), // a bound: only the last size matters
 		continued: make(chan struct{}, 1),
 		done:      make(chan struct{}),
@@ -59,9 +83,6 @@ func NewSession(master, in, out *os.File) (_ *Session, err error) {
 			s.close()
 		}
 	}()
-	if s.master, err = duplicate(master); err != nil {
-		return nil, err
-	}
 	if s.out, err = reopen(out, os.O_WRONLY); err != nil {
 		return nil, err
 	}
@@ -104,7 +125,7 @@ func (s *Session) Finish(ctx context.Context) {
 		close(s.done)
 		signal.Stop(s.signals)
 		now := time.Now() // a deadline in the past ends every read and write
-		_ = s.master.SetDeadline(now)
+		s.inner.Interrupt()
 		_ = s.out.SetDeadline(now)
 		if s.in != nil {
 			_ = s.in.SetDeadline(now)
@@ -116,21 +137,23 @@ func (s *Session) Finish(ctx context.Context) {
 }
 
 func (s *Session) close() {
-	for _, f := range []*os.File{s.master, s.in, s.out} {
+	_ = s.inner.Close()
+	for _, f := range []*os.File{s.in, s.out} {
 		if f != nil {
 			_ = f.Close()
 		}
 	}
 }
 
-// copyOut ends with EIO, when the last process lets go of the inner terminal.
+// copyOut ends when the inner terminal does: that of a pty with EIO, when the last
+// process lets go of it.
 func (s *Session) copyOut() {
 	defer s.running.Done()
 	defer close(s.drained)
 	defer s.restoreOnPanic()
 	buf := make([]byte, copySize)
 	for {
-		n, err := s.master.Read(buf)
+		n, err := s.inner.Read(buf)
 		if n > 0 {
 			if _, err := s.out.Write(buf[:n]); err != nil {
 				return
@@ -151,7 +174,7 @@ func (s *Session) copyIn() {
 	for s.awaitForeground() {
 		n, err := s.in.Read(buf)
 		if n > 0 {
-			if _, err := s.master.Write(buf[:n]); err != nil {
+			if _, err := s.inner.Write(buf[:n]); err != nil {
 				return
 			}
 		}
@@ -205,7 +228,7 @@ func (s *Session) followSignals() {
 
 func (s *Session) resize() {
 	if size, err := SizeOf(s.out); err == nil {
-		_ = SetSize(s.master, size)
+		_ = s.inner.Resize(size)
 	}
 }
 
@@ -296,3 +319,11 @@ func duplicate(master *os.File) (*os.File, error) {
 	}
 	return os.NewFile(uintptr(dup), "pty master"), nil
 }
+
+// ptyMaster is the master of a pty as an inner terminal: our own descriptor of it, on which
+// reads have deadlines.
+type ptyMaster struct{ *os.File }
+
+func (p ptyMaster) Resize(size Size) error { return SetSize(p.File, size) }
+
+func (p ptyMaster) Interrupt() { _ = p.SetDeadline(time.Now()) } // one that has passed
