@@ -71,9 +71,10 @@ func (in *adoptedInit) pid() int { return in.process }
 
 func (in *adoptedInit) done() <-chan struct{} { return in.ended }
 
-// kill waits for the end within a bound: the kernel lets an init go only when each
+// kill waits for the end within a short bound: the kernel lets an init go only when each
 // process of its namespace was reaped, and those that an agent left when it died are
-// in the care of whoever is the machine's, or the container's, first process.
+// in the care of whoever is the machine's, or the container's, first process, which may
+// not care. They are dead by then: the cgroup tells that.
 func (in *adoptedInit) kill() {
 	var failed error
 	err := in.raw.Control(func(fd uintptr) { failed = unix.PidfdSendSignal(int(fd), unix.SIGKILL, nil, 0) })
@@ -86,6 +87,6 @@ func (in *adoptedInit) kill() {
 	in.leave()
 }
 
-const killTimeout = 5 * time.Second
+const killTimeout = 100 * time.Millisecond
 
 func (in *adoptedInit) leave() { _ = in.pidfd.Close() }

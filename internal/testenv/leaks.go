@@ -13,7 +13,7 @@ import (
 )
 
 // settleTime is how long CheckLeaks waits for what ends by itself.
-const settleTime = 5 * time.Second
+const settleTime = 20 * time.Second // an init that knows nothing of its orphans reaps them now and then
 
 // CheckLeaks fails the test when, after all later cleanups, there is more of
 // something than now: goroutines and descriptors of this process, processes and
