@@ -13,8 +13,12 @@ import (
 	"testing"
 	"time"
 
+	"github.com/cilium/ebpf"
+	"github.com/cilium/ebpf/link"
+	"github.com/google/go-cmp/cmp"
 	"golang.org/x/sys/unix"
 
+	"github.com/ringfence/ringfence/internal/cgroup"
 	"github.com/ringfence/ringfence/internal/flow"
 )
 
@@ -48,6 +52,43 @@ func TestOpenReplacesPrograms(t *testing.T) {
 	}
 }
 
+// Another build that has one hook less, and one more.
+func TestOpenReplacesHooks(t *testing.T) {
+	cfg := newParent(t)
+	startAgent(t, "", cfg).kill()
+	gone := filepath.Join(cfg.PinDir, "link_extra")
+	pinExtraHook(t, cfg, gone)
+	made, err := readAbout(cfg.PinDir)
+	must(err)
+	made.Tag[0]++
+	must(errors.Join(
+		os.Remove(filepath.Join(cfg.PinDir, "link_bind6")),
+		os.Remove(filepath.Join(cfg.PinDir, "gen_1/hook_bind6")),
+		made.publish(cfg.PinDir),
+	))
+	if _, opening := reopen(t, cfg); opening.How != Migrated {
+		t.Errorf("opened: %+v", opening)
+	}
+	if !isPinned(filepath.Join(cfg.PinDir, "link_bind6")) || isPinned(gone) {
+		t.Errorf("pins: %v", pinned(t, cfg.PinDir))
+	}
+}
+
+// pinExtraHook attaches a hook under a name that no build has.
+func pinExtraHook(t *testing.T, cfg Config, pin string) {
+	t.Helper()
+	program, err := ebpf.LoadPinnedProgram(filepath.Join(cfg.PinDir, "gen_1/hook_bind4"), nil)
+	must(err)
+	defer program.Close()
+	l, err := link.AttachCgroup(link.CgroupOptions{Path: cfg.Parent, Attach: ebpf.AttachCGroupInet4Bind, Program: program})
+	must(err)
+	defer l.Close()
+	again, err := program.Clone()
+	must(err)
+	defer again.Close()
+	must(errors.Join(l.Pin(pin), again.Pin(filepath.Join(cfg.PinDir, "gen_1/hook_extra"))))
+}
+
 // The same build, for more sandboxes or for fewer.
 func TestOpenResizesMaps(t *testing.T) {
 	for _, n := range []int{1, 30} {
@@ -59,6 +100,90 @@ func TestOpenResizesMaps(t *testing.T) {
 			t.Errorf("maps: %v", got)
 		}
 	}
+}
+
+// What does not fit leaves all as it was, for an agent that it does fit.
+func TestOpenGoesBack(t *testing.T) {
+	cfg := newParent(t)
+	agent := startAgent(t, "", cfg)
+	for id := range uint64(3) {
+		must(agent.add(Sandbox{CgroupID: id + 1}))
+	}
+	agent.kill()
+	before := pinned(t, cfg.PinDir)
+	small := cfg
+	small.MaxSandboxes = 2
+	var refusal *AdoptError
+	if _, opening, err := Open(small); !errors.As(err, &refusal) {
+		t.Fatalf("opened: %+v, %v", opening, err)
+	}
+	if frozen(t, cfg) {
+		t.Error("the sandboxes are still frozen")
+	}
+	if diff := cmp.Diff(before, pinned(t, cfg.PinDir)); diff != "" {
+		t.Errorf("pins: %s", diff)
+	}
+	dp, opening := reopen(t, cfg)
+	if all, err := dp.Sandboxes(); len(all) != 3 || err != nil || opening.How != Adopted || opening.Recovered {
+		t.Errorf("opened: %+v with %v, %v", opening, all, err)
+	}
+}
+
+// Killed once all hooks were replaced, but before that was published: the predecessor's
+// hooks and tables are in force again, less what was killed meanwhile.
+func TestOpenUndoes(t *testing.T) {
+	cfg := newParent(t)
+	agent := startAgent(t, "", cfg)
+	argv := []string{self(t), "probe", "line", "tcp=" + dest, "exec=" + self(t) + ",x,tcp=" + dest}
+	stdin, input := pipe(t)
+	f := makeSandbox(t, cfg.Parent, started{argv: argv, stdin: stdin}, agent.add)
+	f.start()
+	other := makeSandbox(t, cfg.Parent, started{argv: argv[:3], stdin: stdin}, agent.add)
+	other.start()
+	waitFor(t, func() bool { return isProbe(f) && isProbe(other) }, func() any { return "not started" })
+	agent.kill()
+
+	made, err := readAbout(cfg.PinDir)
+	must(err)
+	bigger := cfg
+	bigger.MaxSandboxes++
+	group, err := cgroup.Open(cfg.Parent)
+	must(err)
+	defer group.Close()
+	killed := &Datapath{pinDir: cfg.PinDir, generation: 2}
+	must(killed.migrate(bigger, 1, &freezer{group: group}, &Opening{}))
+	must(made.publish(cfg.PinDir))
+	must(killed.Close())
+	if !frozen(t, cfg) {
+		t.Fatal("the sandboxes are not frozen")
+	}
+	_ = other.launcher.Process.Kill()
+	_ = other.launcher.Wait()
+
+	dp, opening := reopen(t, cfg)
+	f.dp, other.dp = dp, dp
+	if opening.How != Adopted || !opening.Recovered || opening.Ended != 1 || opening.Frozen == 0 || frozen(t, cfg) {
+		t.Errorf("opened: %+v", opening)
+	}
+	if s := other.stats(); s.Tasks+s.Execs > 0 {
+		t.Errorf("of the one that was killed: %+v", s)
+	}
+	input.Close()
+	e, _ := f.take(f.capture4)
+	f.drop(e)
+	after, _ := f.take(f.capture4)
+	if len(after.Ancestors) != 1 || after.Ancestors[0] != e.Exec || taints(after) != 0 {
+		t.Errorf("its next program is %+v", after)
+	}
+	f.drop(after)
+	f.wait()
+	f.waitForNothing()
+}
+
+// isProbe says whether the launcher has become the program.
+func isProbe(f *fixture) bool {
+	line, err := os.ReadFile(fmt.Sprintf("/proc/%d/cmdline", f.launcher.Process.Pid))
+	return err == nil && strings.HasPrefix(string(line), self(f.t)+"\x00")
 }
 
 func TestOpenOfAnotherLayout(t *testing.T) {
@@ -273,7 +398,7 @@ func testKilledMidway(t *testing.T, other string) {
 				others, err := otherGenerations(cfg.PinDir, published.Generation)
 				return err != nil || len(others) > 0
 			})
-			moment = 60 * time.Millisecond
+			moment = 25 * time.Millisecond
 		}
 		time.Sleep(rand.N(moment))
 		doomed.kill()
@@ -366,4 +491,36 @@ func TestEndedProcessesAreDropped(t *testing.T) {
 	input.Close()
 	f.wait()
 	f.waitForNothing()
+}
+
+// BenchmarkTakeover is what it takes to replace the hooks and convert the tables of a
+// node with 10,000 programs, none of which lives any more.
+func BenchmarkTakeover(b *testing.B) {
+	cfg := newParent(b)
+	startAgent(b, "", cfg).kill()
+	var opens, frozen []time.Duration
+	for i := 0; b.Loop(); i++ {
+		dp, _, err := Open(cfg)
+		must(err)
+		must(dp.AddSandbox(Sandbox{CgroupID: 1}))
+		for n := range uint32(10_000) {
+			id := agentExecId{Tgid: 1<<30 + n, Time: 1}
+			must(errors.Join(
+				dp.objects.Execs.Put(id, agentExecRecord{Id: id, Sandbox: 1, Users: 1, Refs: 1}),
+				dp.objects.Tasks.Put(id.Tgid, agentTask{Sandbox: 1, Exec: id}),
+			))
+		}
+		must(dp.Close())
+		cfg.MaxSandboxes = 8 + (i+1)%2
+		start := time.Now()
+		dp, opening, err := Open(cfg)
+		must(err)
+		if opening.How != Migrated || opening.Ended != 10_000 {
+			b.Fatalf("opened: %+v", opening)
+		}
+		opens, frozen = append(opens, time.Since(start)), append(frozen, opening.Frozen)
+		must(errors.Join(dp.RemoveSandbox(1), dp.Close()))
+	}
+	b.ReportMetric(float64(median(opens).Microseconds())/1000, "ms/takeover")
+	b.ReportMetric(float64(median(frozen).Microseconds())/1000, "ms-frozen/takeover")
 }
