@@ -63,8 +63,8 @@ int identify_file(struct identify_file_args *args)
 }
 
 /*
- * Writes down every process that lives and has an entry which is its own. An exit that
- * no hook saw, while one build takes over from another, leaves one without a process.
+ * Writes down every process that lives and has an entry. An exit that no hook saw, while
+ * one build takes over from another, leaves an entry without a process.
  */
 SEC("iter/task")
 int list_tasks(struct bpf_iter__task *ctx)
@@ -80,7 +80,6 @@ int list_tasks(struct bpf_iter__task *ctx)
 	if (!entry || BPF_CORE_READ(task, signal, live.counter) == 0)
 		return 0;
 	key.start_boottime = BPF_CORE_READ(task, start_boottime);
-	key.self_exec_id = BPF_CORE_READ(task, self_exec_id);
 	bpf_seq_write(ctx->meta->seq, &key, sizeof(key));
 	return 0;
 }
@@ -92,8 +91,7 @@ int drop_task(struct task_key *args)
 	__u32 tgid = args->tgid;
 	struct task *entry = bpf_map_lookup_elem(&tasks, &tgid);
 
-	if (!entry || entry->start_boottime != args->start_boottime ||
-	    entry->self_exec_id != args->self_exec_id)
+	if (!entry || entry->start_boottime != args->start_boottime)
 		return NOT_FOUND;
 	forget_task(tgid);
 	return FOUND;

@@ -37,7 +37,7 @@ enum bound {
 	SANDBOX_DNS_SLOTS = 250,
 };
 
-/* Bits of exec_record.taints; internal/flow names them. */
+/* Bits of exec_record.taints, only ever added to; internal/flow names them. */
 #define TAINT_FOREIGN_ROOT (1u << 0)
 #define TAINT_DELETED (1u << 1)
 #define TAINT_MEMFD (1u << 2)
@@ -258,5 +258,4 @@ struct task_key {
 	__u32 tgid;
 	__u32 pad;
 	__u64 start_boottime;
-	__u64 self_exec_id;
 };

@@ -61,13 +61,20 @@ type inheritance struct {
 	report     MapReport
 }
 
-// estate is what becomes of all of them, by name.
-type estate map[string]*inheritance
+// estate is what becomes of all of them.
+type estate struct {
+	maps    map[string]*inheritance
+	preload renumbering // of exec records
+}
 
 // planEstate compares the maps of a predecessor with those of this build. An error
 // says that their contents cannot be taken over.
-func planEstate(spec *ebpf.CollectionSpec, dir string) (estate, error) {
-	e := estate{}
+func planEstate(spec *ebpf.CollectionSpec, dir string) (*estate, error) {
+	e := &estate{maps: map[string]*inheritance{}}
+	var err error
+	if e.preload, err = renumberPreload(dir); err != nil {
+		return nil, err
+	}
 	for name, m := range spec.Maps {
 		if strings.HasPrefix(name, ".") { // constants of the programs
 			continue
@@ -76,18 +83,17 @@ func planEstate(spec *ebpf.CollectionSpec, dir string) (estate, error) {
 		if err != nil {
 			return nil, errors.Join(fmt.Errorf("take over map %s: %w", name, err), e.Close())
 		}
-		e[name] = in
+		e.maps[name] = in
 	}
-	for _, name := range recordMaps() {
-		if e[name].report.Fate != MapKept {
-			for _, name := range recordMaps() {
-				e[name].report.Fate = MapConverted
-			}
-			break
+	if e.preload != nil || slices.ContainsFunc(recordMaps(), func(name string) bool { return !e.has(name, MapKept) }) {
+		for _, name := range recordMaps() {
+			e.maps[name].report.Fate = MapConverted
 		}
 	}
 	return e, nil
 }
+
+func (e *estate) has(name string, fate MapFate) bool { return e.maps[name].report.Fate == fate }
 
 func planMap(name string, spec *ebpf.MapSpec, dir string) (*inheritance, error) {
 	in := &inheritance{report: MapReport{Name: name, Fate: MapEmptied}}
@@ -136,28 +142,28 @@ func (in *inheritance) compare(old *ebpf.Map, spec *ebpf.MapSpec) error {
 }
 
 // kept returns the maps that are loaded into the new programs.
-func (e estate) kept() map[string]*ebpf.Map {
-	maps := map[string]*ebpf.Map{}
-	for name, in := range e {
+func (e *estate) kept() map[string]*ebpf.Map {
+	kept := map[string]*ebpf.Map{}
+	for name, in := range e.maps {
 		if in.report.Fate == MapKept {
-			maps[name] = in.old
+			kept[name] = in.old
 		}
 	}
-	return maps
+	return kept
 }
 
-func (e estate) reports() []MapReport {
+func (e *estate) reports() []MapReport {
 	var reports []MapReport
-	for _, name := range slices.Sorted(maps.Keys(e)) {
-		reports = append(reports, e[name].report)
+	for _, name := range slices.Sorted(maps.Keys(e.maps)) {
+		reports = append(reports, e.maps[name].report)
 	}
 	return reports
 }
 
 // Close closes the predecessor's maps.
-func (e estate) Close() error {
+func (e *estate) Close() error {
 	var errs []error
-	for _, in := range e {
+	for _, in := range e.maps {
 		if in.old != nil {
 			errs = append(errs, in.old.Close())
 		}
@@ -167,7 +173,7 @@ func (e estate) Close() error {
 
 // settle fills the maps of this build, which no hook looks into yet. It returns how
 // many uses of exec records the predecessor held.
-func (e estate) settle(dp *Datapath) (held int, err error) {
+func (e *estate) settle(dp *Datapath) (held int, err error) {
 	for _, in := range []struct {
 		name string
 		copy func(*inheritance) error
@@ -176,39 +182,41 @@ func (e estate) settle(dp *Datapath) (held int, err error) {
 		{agentMapDnsSlots, copyTo[agentDnsServer, uint32](dp.objects.DnsSlots)},
 		{agentMapDnsServers, copyTo[agentDnsSlot, agentAddress](dp.objects.DnsServers)},
 	} {
-		if e[in.name].report.Fate == MapConverted {
-			if err := in.copy(e[in.name]); err != nil {
+		if e.has(in.name, MapConverted) {
+			if err := in.copy(e.maps[in.name]); err != nil {
 				return 0, fmt.Errorf("fill map %s: %w", in.name, err)
 			}
 		}
 	}
-	if e[agentMapTasks].report.Fate == MapKept {
+	if e.has(agentMapTasks, MapKept) {
 		return dp.releaseHeld()
 	}
 	return e.settleRecords(dp)
 }
 
-func (e estate) settleRecords(dp *Datapath) (held int, err error) {
+func (e *estate) settleRecords(dp *Datapath) (held int, err error) {
 	var r records
 	var errs [5]error
-	r.states, errs[0] = converted[uint64, agentSandboxState](e[agentMapSandboxStates])
-	r.tasks, errs[1] = converted[uint32, agentTask](e[agentMapTasks])
-	r.execs, errs[2] = converted[agentExecId, agentExecRecord](e[agentMapExecs])
-	r.longPaths, errs[3] = converted[agentExecId, agentLongPath](e[agentMapLongPaths])
-	r.origins, errs[4] = converted[agentOriginKey, agentOrigin](e[agentMapOrigins])
+	r.states, errs[0] = converted[uint64, agentSandboxState](e.maps[agentMapSandboxStates])
+	r.tasks, errs[1] = converted[uint32, agentTask](e.maps[agentMapTasks])
+	r.execs, errs[2] = converted[agentExecId, agentExecRecord](e.maps[agentMapExecs])
+	r.longPaths, errs[3] = converted[agentExecId, agentLongPath](e.maps[agentMapLongPaths])
+	r.origins, errs[4] = converted[agentOriginKey, agentOrigin](e.maps[agentMapOrigins])
 	if err := errors.Join(errs[:]...); err != nil {
 		return 0, err
 	}
-	for _, record := range r.execs {
+	for id, record := range r.execs {
 		held += int(record.Held)
+		record.Preload = e.preload.apply(record.Preload)
+		r.execs[id] = record
 	}
 	r.settle()
 	return held, errors.Join(
-		fill(dp.objects.SandboxStates, r.states, e[agentMapSandboxStates]),
-		fill(dp.objects.Execs, r.execs, e[agentMapExecs]),
-		fill(dp.objects.LongPaths, r.longPaths, e[agentMapLongPaths]),
-		fill(dp.objects.Tasks, r.tasks, e[agentMapTasks]),
-		fill(dp.objects.Origins, r.origins, e[agentMapOrigins]),
+		fill(dp.objects.SandboxStates, r.states, e.maps[agentMapSandboxStates]),
+		fill(dp.objects.Execs, r.execs, e.maps[agentMapExecs]),
+		fill(dp.objects.LongPaths, r.longPaths, e.maps[agentMapLongPaths]),
+		fill(dp.objects.Tasks, r.tasks, e.maps[agentMapTasks]),
+		fill(dp.objects.Origins, r.origins, e.maps[agentMapOrigins]),
 	)
 }
 

@@ -10,7 +10,7 @@ import (
 )
 
 // dropEnded drops the entries of processes that ended while no hook saw it, and their
-// uses of exec records. It returns how many.
+// uses of exec records. It returns how many. The hooks may go on meanwhile.
 func (dp *Datapath) dropEnded() (int, error) {
 	// First what there is, then what lives: one that starts meanwhile is in neither.
 	entries, err := snapshot(dp.objects.Tasks)
@@ -24,9 +24,7 @@ func (dp *Datapath) dropEnded() (int, error) {
 	dropped := 0
 	for key, value := range entries {
 		task := valueAs[agentTask](value)
-		args := agentTaskKey{
-			Tgid: valueAs[uint32]([]byte(key)), StartBoottime: task.StartBoottime, SelfExecId: task.SelfExecId,
-		}
+		args := agentTaskKey{Tgid: valueAs[uint32]([]byte(key)), StartBoottime: task.StartBoottime}
 		if living[args] {
 			continue
 		}

@@ -50,18 +50,42 @@ func enforce(cfg Config, g generation, own []hook) error {
 			return fmt.Errorf("hook %s: %w", name, err)
 		}
 	}
+	return awaitDetached(detached)
+}
+
+// retireOthers removes what is of other generations than the one that is enforced: first
+// the links of hooks that it does not have, and last what says that there is another.
+// Only a generation that is published may do so: these links cannot be made again.
+func retireOthers(cfg Config, g generation) error {
 	links, err := pinsOf(cfg.PinDir, linkPrefix)
 	if err != nil {
 		return err
 	}
-	for _, name := range links { // of hooks that this generation does not have
-		if !slices.Contains(programs, name) {
-			if err := unpin(filepath.Join(cfg.PinDir, linkPrefix+name)); err != nil {
-				return err
-			}
+	for _, name := range links {
+		has, err := hasCgroupHook(cfg, g, name)
+		if err != nil {
+			return fmt.Errorf("hook %s: %w", name, err)
+		}
+		if has {
+			continue
+		}
+		if err := unpin(filepath.Join(cfg.PinDir, linkPrefix+name)); err != nil {
+			return err
 		}
 	}
-	return awaitDetached(detached)
+	return removeOtherGenerations(cfg.PinDir, g)
+}
+
+func hasCgroupHook(cfg Config, g generation, name string) (bool, error) {
+	program, err := openHookProgram(cfg, g, name)
+	if errors.Is(err, fs.ErrNotExist) {
+		return false, nil
+	}
+	if err != nil {
+		return false, err
+	}
+	defer program.Close()
+	return program.Type() != ebpf.Tracing, nil
 }
 
 // openHookProgram opens the program of a hook.

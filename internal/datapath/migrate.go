@@ -55,10 +55,10 @@ func migrate(cfg Config, old generation, f *freezer, opening *Opening) (*Datapat
 	dp := &Datapath{pinDir: cfg.PinDir, generation: old + 1}
 	err := dp.migrate(cfg, old, f, opening)
 	if err != nil {
-		return nil, errors.Join(err, enforce(cfg, old, nil), removeOtherGenerations(cfg.PinDir, old), dp.Close())
+		return nil, errors.Join(err, dp.Close(), undo(cfg, old))
 	}
 	opening.How = Migrated
-	if err := removeOtherGenerations(cfg.PinDir, dp.generation); err != nil {
+	if err := retireOthers(cfg, dp.generation); err != nil {
 		return nil, errors.Join(err, dp.Close())
 	}
 	return dp, nil
@@ -100,4 +100,13 @@ func (dp *Datapath) migrate(cfg Config, old generation, f *freezer, opening *Ope
 		return err
 	}
 	return dp.about(cfg).publish(cfg.PinDir)
+}
+
+// undo leaves what was begun where it cannot enforce the old generation: the next start
+// tries again.
+func undo(cfg Config, old generation) error {
+	if err := enforce(cfg, old, nil); err != nil {
+		return err
+	}
+	return retireOthers(cfg, old)
 }

@@ -148,7 +148,7 @@ func recoverHooks(cfg Config, g generation, f *freezer) (bool, error) {
 	if err := enforce(cfg, g, nil); err != nil {
 		return true, fmt.Errorf("recover: %w", err)
 	}
-	return true, removeOtherGenerations(cfg.PinDir, g)
+	return true, retireOthers(cfg, g)
 }
 
 func isEmpty(dir string) bool {
@@ -172,10 +172,8 @@ func (dp *Datapath) adopt(cfg Config, opening *Opening) (err error) {
 	if err := dp.openLinks(cfg.ParentID); err != nil {
 		return err
 	}
-	if opening.Recovered {
-		if opening.Ended, err = dp.dropEnded(); err != nil {
-			return err
-		}
+	if opening.Ended, err = dp.dropEnded(); err != nil {
+		return err
 	}
 	if opening.Released, err = dp.releaseHeld(); err != nil {
 		return err

@@ -229,7 +229,6 @@ type agentTaskKey struct {
 	Tgid          uint32
 	Pad           uint32
 	StartBoottime uint64
-	SelfExecId    uint64
 }
 
 type agentVariable struct {

@@ -2,6 +2,9 @@ package datapath
 
 import (
 	"fmt"
+	"path/filepath"
+	"slices"
+	"strings"
 
 	"github.com/cilium/ebpf"
 
@@ -33,4 +36,47 @@ func setPreloadInitials(spec *ebpf.CollectionSpec) error {
 		return fmt.Errorf("set initials of variables: %w", err)
 	}
 	return nil
+}
+
+// renumbering says which of this build's variables each number of a predecessor's is.
+type renumbering map[uint32]int
+
+// renumberPreload compares the variables that a predecessor's exec hook looked for with
+// this build's. It returns nil where the numbers stand for the same.
+func renumberPreload(dir string) (renumbering, error) {
+	m, err := ebpf.LoadPinnedMap(filepath.Join(dir, mapPrefix+agentMapPreloadVariables), nil)
+	if err != nil {
+		return nil, fmt.Errorf("compare variables: %w", err)
+	}
+	defer m.Close()
+	entries, err := snapshot(m)
+	if err != nil {
+		return nil, fmt.Errorf("compare variables: %w", err)
+	}
+	own := flow.PreloadVariables()
+	numbers, same := renumbering{}, true
+	for name, number := range entries {
+		was, is := valueAs[uint32](number), slices.Index(own, strings.TrimRight(name, "\x00"))
+		numbers[was] = is
+		same = same && int(was) == is
+	}
+	if same {
+		return nil, nil //nolint:nilnil // nothing to change
+	}
+	return numbers, nil
+}
+
+// apply turns the bits of a record into this build's. A variable that it does not know
+// is left out; that there was one stays a taint.
+func (r renumbering) apply(preload uint64) uint64 {
+	if r == nil {
+		return preload
+	}
+	out := preload & uint64(flow.VariablesUnread)
+	for was, is := range r {
+		if is >= 0 && preload&(1<<was) != 0 {
+			out |= 1 << is
+		}
+	}
+	return out
 }
