@@ -209,4 +209,3 @@ func TestNoMoreSessions(t *testing.T) {
 		t.Error("there is one more")
 	}
 }
-

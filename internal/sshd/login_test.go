@@ -177,7 +177,7 @@ func TestRefusedLogins(t *testing.T) {
 	f.sandbox("alpha")
 	f.login("beta", newKey(t).Public())
 	stranger := f.keygen("stranger", "-t", "ed25519")
-	weakKey, err := rsa.GenerateKey(rand.Reader, 1024) //nolint:gosec // it is to be refused
+	weakKey, err := rsa.GenerateKey(rand.Reader, 1024)
 	must(t, err)
 	weak, err := ssh.NewSignerFromKey(weakKey)
 	must(t, err)

@@ -17,6 +17,7 @@ import (
 	"golang.org/x/crypto/ssh"
 
 	"github.com/ringfence/ringfence/internal/flow"
+	"github.com/ringfence/ringfence/internal/launch"
 	"github.com/ringfence/ringfence/internal/testenv"
 )
 
@@ -44,16 +45,29 @@ func (f *fixture) arrived(t *testing.T, name string, want []byte) {
 func TestTransfers(t *testing.T) {
 	testenv.Require(t, "scp", "sftp", "rsync", "git")
 	f := newFixture(t, Limits{})
-	f.sandbox("alpha")
+	alpha := f.sandbox("alpha")
 	data := f.content("data", 20<<20)
 	small := f.content("small", 1234)
 	for _, test := range []struct{ name, flag string }{{"scp by sftp", "-s"}, {"scp by itself", "-O"}} {
 		t.Run(test.name, func(t *testing.T) {
 			name := "copied" + test.flag
+			if test.flag == "-O" { // scp itself runs for nobody whose name it cannot find
+				nobody, err := launch.LookupUser("nobody")
+				must(t, err)
+				defer func(was launch.User) {
+					alpha.user = was
+					must(t, os.Chown(f.home, testUID, testUID))
+				}(alpha.user)
+				nobody.Home, nobody.Shell = f.home, "/bin/bash"
+				alpha.user = nobody
+				must(t, os.Chown(f.home, int(nobody.UID), int(nobody.GID)))
+			}
 			if r := f.run(f.command("scp", "-q", test.flag, "data", "alpha@node:"+name)); r.code != 0 {
 				t.Fatalf("%+v", r)
 			}
-			f.arrived(t, name, data)
+			if got, err := os.ReadFile(filepath.Join(f.home, name)); err != nil || !bytes.Equal(got, data) {
+				t.Errorf("another arrived: %v", err)
+			}
 			if r := f.run(f.command("scp", "-q", test.flag, "alpha@node:"+name, "back")); r.code != 0 {
 				t.Fatalf("%+v", r)
 			}
