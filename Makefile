@@ -64,7 +64,7 @@ lint: ## run the linters
 	$(OPA) test --coverage --threshold 100 policies/*.rego >/dev/null
 
 .PHONY: generate
-generate: ## compile bpf/ and generate its Go side
+generate: ## compile bpf/ and the API's protocol, and generate their Go side
 	scripts/generate
 
 .PHONY: check-generated

@@ -50,3 +50,4 @@ const struct drop_exec_args *export_drop_exec_args __attribute__((unused));
 const struct file_id *export_file_id __attribute__((unused));
 const struct exec_event *export_exec_event __attribute__((unused));
 const struct identify_file_args *export_identify_file_args __attribute__((unused));
+const struct task_key *export_task_key __attribute__((unused));

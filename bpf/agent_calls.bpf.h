@@ -61,3 +61,40 @@ int identify_file(struct identify_file_args *args)
 	read_file(&args->file, file);
 	return FOUND;
 }
+
+/*
+ * Writes down every process that lives and has an entry which is its own. An exit that
+ * no hook saw, while one build takes over from another, leaves one without a process.
+ */
+SEC("iter/task")
+int list_tasks(struct bpf_iter__task *ctx)
+{
+	struct task_struct *task = ctx->task;
+	struct task_key key = {};
+	struct task *entry;
+
+	if (!task || BPF_CORE_READ(task, group_leader) != task)
+		return 0;
+	key.tgid = BPF_CORE_READ(task, tgid);
+	entry = bpf_map_lookup_elem(&tasks, &key.tgid);
+	if (!entry || BPF_CORE_READ(task, signal, live.counter) == 0)
+		return 0;
+	key.start_boottime = BPF_CORE_READ(task, start_boottime);
+	key.self_exec_id = BPF_CORE_READ(task, self_exec_id);
+	bpf_seq_write(ctx->meta->seq, &key, sizeof(key));
+	return 0;
+}
+
+/* Drops the entry of a process that ended, unless another has taken its place. */
+SEC("syscall")
+int drop_task(struct task_key *args)
+{
+	__u32 tgid = args->tgid;
+	struct task *entry = bpf_map_lookup_elem(&tasks, &tgid);
+
+	if (!entry || entry->start_boottime != args->start_boottime ||
+	    entry->self_exec_id != args->self_exec_id)
+		return NOT_FOUND;
+	forget_task(tgid);
+	return FOUND;
+}

@@ -13,6 +13,20 @@
 #define SCRIPT_INLINE 128
 #define VARIABLE_MAX 24
 
+/*
+ * Another build's layout, for tests of a change of builds: members that are new and
+ * move the others, a wider one, longer arrays. Nothing reads what is added.
+ */
+#ifdef OTHER_LAYOUT
+#define OTHER_MEMBER __u64 other;
+#define OTHER_REASON REJECT_OTHER,
+typedef __u64 half_or_wider;
+#else
+#define OTHER_MEMBER
+#define OTHER_REASON
+typedef __u32 half_or_wider;
+#endif
+
 /* At a bound of one sandbox that sandbox is refused, no other one is. */
 enum bound {
 	MAX_SANDBOXES = 1024,
@@ -52,6 +66,7 @@ struct exec_id {
 
 /* What the agent says of one sandbox. */
 struct sandbox {
+	OTHER_MEMBER
 	__u64 netns_cookie;
 	__u32 mnt_ns;  /* inode numbers; 0 until its init has made the namespaces: */
 	__u32 user_ns; /* until then no task of it gets an identity */
@@ -77,11 +92,13 @@ enum reject {
 	REJECT_RESERVED_PORT,
 	REJECT_MAP_FULL,
 	REJECT_EGRESS,
+	OTHER_REASON
 	REJECT_MAX,
 };
 
 /* What the hooks count for one sandbox. */
 struct sandbox_state {
+	OTHER_MEMBER
 	__u32 tasks;
 	__u32 execs;
 	__u32 long_paths;
@@ -94,12 +111,13 @@ struct sandbox_state {
 
 /* The program that a process runs now, kept by tgid. */
 struct task {
+	OTHER_MEMBER
 	__u64 sandbox;
 	__u64 start_boottime; /* of the thread group leader */
 	__u64 self_exec_id;
 	struct exec_id exec; /* zero for the launcher, which has no identity */
-	__u32 filters; /* seccomp filters that the launcher set */
-	__u32 pad;
+	half_or_wider filters; /* seccomp filters that the launcher set */
+	half_or_wider pad;
 };
 
 /* Tells one file from every other, and one content of it from the next. */
@@ -122,6 +140,7 @@ struct file_id {
  * At users == 0 it lets go of its ancestors, at refs == 0 it is deleted.
  */
 struct exec_record {
+	OTHER_MEMBER
 	struct exec_id id;
 	__u64 sandbox;
 	__u32 users;
@@ -146,6 +165,7 @@ struct long_path {
 
 /* What a connect hook remembered on the socket. */
 struct sock_origin {
+	OTHER_MEMBER
 	struct exec_id exec;
 	struct address destination;
 	__u64 sandbox;
@@ -158,6 +178,7 @@ struct sock_origin {
 
 /* Where the accepting side finds an origin. */
 struct origin_key {
+	OTHER_MEMBER
 	__u64 netns_cookie;
 	struct address source;
 	__u16 port;
@@ -171,11 +192,13 @@ struct origin {
 
 /* Tells the servers that one socket asks apart: see dns.bpf.h. */
 struct dns_server {
+	OTHER_MEMBER
 	__u64 netns_cookie;
 	struct address address;
 };
 
 struct dns_slot {
+	OTHER_MEMBER
 	__u64 netns_cookie;
 	__u32 slot;
 	__u32 ipv6;
@@ -228,4 +251,12 @@ struct identify_file_args {
 	struct file_id file;
 	__u32 fd; /* of the caller's */
 	__u32 pad;
+};
+
+/* Argument of the drop_task program, and what list_tasks writes. */
+struct task_key {
+	__u32 tgid;
+	__u32 pad;
+	__u64 start_boottime;
+	__u64 self_exec_id;
 };

@@ -9,6 +9,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io/fs"
 	"log/slog"
 	"net/netip"
 	"path/filepath"
@@ -38,8 +39,11 @@ type Config struct {
 	// MaxSandboxes is how many there may be at once; 0 is as many as can be. Memory
 	// of the kernel's and the time of the start grow with it.
 	MaxSandboxes int
-	Sink         Sink
-	Log          *slog.Logger
+	// Instance is the name of an instance that outlives its agents: what one has left
+	// of it, the next adopts. Empty: one of this agent alone, which ends with it.
+	Instance string
+	Sink     Sink
+	Log      *slog.Logger
 }
 
 // Agent is a started instance.
@@ -56,6 +60,14 @@ type Agent struct {
 
 	told told // of rejections of no sandbox
 
+	// inherits: the hooks are those of an agent before, and perhaps there are sandboxes.
+	inherits bool
+	// settled is closed when every sandbox is known that another agent has left.
+	settled     chan struct{}
+	settledOnce sync.Once
+	// coming is held (for reading) while a sandbox is there that is not in sandboxes yet.
+	coming sync.RWMutex
+
 	mu        sync.Mutex
 	sandboxes map[uint64]*Sandbox // by cgroup id
 	ended     []uint64            // cgroup ids of the last sandboxes that ended, at most maxEnded
@@ -65,17 +77,20 @@ type Agent struct {
 var ErrHooks = errors.New("start hooks")
 
 // Start removes what dead agents left, attaches the hooks and waits for sandboxes
-// to be created. An error leaves nothing behind; it is a *floor.Error where the
-// machine lacks what is needed, and then nothing was made.
+// to be created. Those of a named instance that are there it leaves alone: each is to
+// be adopted (AdoptSandbox), and the rest removed (RemoveUnclaimed). An error leaves
+// nothing behind but what it found; it is a *floor.Error where the machine lacks what
+// is needed, and then nothing was made, and a *HeldError where another agent has the
+// instance.
 func Start(ctx context.Context, cfg Config) (_ *Agent, err error) {
 	if err := floor.Check(Requirements()); err != nil {
 		return nil, err
 	}
 	ctx, stop := context.WithCancel(context.WithoutCancel(ctx))
-	a := &Agent{cfg: cfg, stop: stop, sandboxes: map[uint64]*Sandbox{}}
+	a := &Agent{cfg: cfg, stop: stop, settled: make(chan struct{}), sandboxes: map[uint64]*Sandbox{}}
 	defer func() {
 		if err != nil {
-			err = errors.Join(err, a.Close())
+			err = errors.Join(err, a.giveUp())
 		}
 	}()
 	if a.resolver, err = names.NewResolver(names.ResolverConfig{Servers: cfg.Resolvers}); err != nil {
@@ -87,26 +102,26 @@ func Start(ctx context.Context, cfg Config) (_ *Agent, err error) {
 	if a.watches, err = watch.NewHub(); err != nil {
 		return nil, err
 	}
-	if a.instance, err = claimInstance(cfg.Log); err != nil {
+	if a.instance, err = claimInstance(cfg.Instance, cfg.Log); err != nil {
 		return nil, err
 	}
 	if err := a.makeParent(); err != nil {
 		return nil, err
 	}
-	a.datapath, err = datapath.Load(datapath.Config{
-		Parent: a.parent.Path(), ParentID: a.parent.ID(), PinDir: a.instance.pinDir(),
-		MaxSandboxes: cfg.MaxSandboxes,
-	})
-	if err != nil {
+	if err := a.openHooks(ctx); err != nil {
 		return nil, fmt.Errorf("%w: %w", ErrHooks, err)
 	}
 	a.tasks.Go(func() { a.watchRejections(ctx) })
 	a.tasks.Go(func() { a.watchExecs(ctx) })
 	a.tasks.Go(func() { a.expireOrigins(ctx) })
+	if a.inherits {
+		a.tasks.Go(func() { a.tellUntold(ctx) })
+	}
 	return a, nil
 }
 
-// Number tells this agent from others that run on the host at the same time.
+// Number tells this agent from others that run on the host at the same time. A named
+// instance has none: 0.
 func (a *Agent) Number() uint32 { return a.instance.number }
 
 // Close ends every sandbox and removes all that Start made. The hooks go last, and
@@ -117,8 +132,22 @@ func (a *Agent) Close() error {
 	for _, sb := range a.all() {
 		errs = append(errs, sb.Close())
 	}
+	errs = append(errs, a.rest())
+	switch {
+	case a.instance == nil:
+	case a.parent == nil: // nothing was made that its claim would have to outlive
+		errs = append(errs, a.instance.release())
+	default:
+		errs = append(errs, a.instance.remove())
+	}
+	return errors.Join(errs...)
+}
+
+// rest ends what serves no single sandbox, and lets go of the kernel's part.
+func (a *Agent) rest() error {
 	a.stop()
 	a.tasks.Wait()
+	var errs []error
 	if a.watches != nil {
 		errs = append(errs, a.watches.Close())
 	}
@@ -127,13 +156,6 @@ func (a *Agent) Close() error {
 	}
 	if a.parent != nil {
 		errs = append(errs, a.parent.Close())
-	}
-	switch {
-	case a.instance == nil:
-	case a.parent == nil: // nothing was made that its claim would have to outlive
-		errs = append(errs, a.instance.release())
-	default:
-		errs = append(errs, a.instance.remove())
 	}
 	return errors.Join(errs...)
 }
@@ -148,10 +170,29 @@ func (a *Agent) makeParent() error {
 	if err := makeDir(filepath.Dir(path), 0o755); err != nil {
 		return fmt.Errorf("make cgroup: %w", err)
 	}
-	if a.parent, err = cgroup.Create(path); err != nil {
+	a.parent, err = cgroup.Create(path)
+	if a.instance.named && errors.Is(err, fs.ErrExist) {
+		a.parent, err = cgroup.Open(path)
+	} else if a.instance.named && err == nil {
+		// Without processes hooks have nothing to adopt, and they are another cgroup's.
+		err = datapath.Unpin(a.instance.pinDir())
+	}
+	if err != nil {
 		return err
 	}
+	if a.instance.named {
+		return a.holdNamed()
+	}
 	return holdCgroup(a.parent)
+}
+
+// holdNamed tells of an agent that has the cgroup and whose directory somebody removed.
+func (a *Agent) holdNamed() error {
+	err := patiently(func() error { return holdCgroup(a.parent) })
+	if errors.Is(err, errCgroupHeld) {
+		err = errors.Join(&HeldError{Instance: a.instance.name()}, err)
+	}
+	return err
 }
 
 func (a *Agent) all() []*Sandbox {

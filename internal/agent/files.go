@@ -11,6 +11,9 @@ import (
 
 // watchExecs tells each sandbox's identities what was started in it.
 func (a *Agent) watchExecs(ctx context.Context) {
+	if !a.awaitSettled(ctx) {
+		return
+	}
 	err := a.datapath.Execs(ctx, func(cgroupID uint64, id flow.ExecID) {
 		if sb := a.sandbox(cgroupID); sb != nil {
 			sb.identities.Started(id)

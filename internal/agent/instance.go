@@ -34,19 +34,23 @@ const (
 	leftoverKilled = 5 * time.Second
 )
 
-// instance is one agent's claim on a number: a directory with a lock file, a
-// cgroup and a directory of pins. The lock ends with the process, however it ends:
-// an instance whose lock is free is a leftover, whatever there is of it. The agent
-// locks the cgroup as well, so that one whose directory somebody removed under it
-// is not taken for dead.
+// instance is one agent's claim on a number, or on a name: a directory with a lock
+// file, a cgroup and a directory of pins. The lock ends with the process, however it
+// ends: a numbered instance whose lock is free is a leftover, whatever there is of it,
+// and a named one waits for its next agent. The agent locks the cgroup as well, so
+// that one whose directory somebody removed under it is not taken for dead.
 type instance struct {
 	number uint32
 	dir    string
 	lock   *os.File
+	named  bool
+	// found: another agent has left something of a named one.
+	found bool
 }
 
-// claimInstance removes leftovers and claims a free number.
-func claimInstance(log *slog.Logger) (*instance, error) {
+// claimInstance removes leftovers and claims a name, or a free number where there is
+// none.
+func claimInstance(name string, log *slog.Logger) (*instance, error) {
 	if err := makeDir(stateRoot, 0o700); err != nil {
 		return nil, fmt.Errorf("make state directory: %w", err)
 	}
@@ -57,6 +61,9 @@ func claimInstance(log *slog.Logger) (*instance, error) {
 	}
 	defer global.Close()
 	removeLeftovers(log)
+	if name != "" {
+		return claimName(name)
+	}
 	for range claimAttempts {
 		number := rand.Uint32N(maxInstances) //nolint:gosec // only has to be free, not secret
 		dir := filepath.Join(stateRoot, namePrefix+strconv.FormatUint(uint64(number), 10))

@@ -11,6 +11,10 @@ import (
 
 // watchRejections turns what the hooks refused into records.
 func (a *Agent) watchRejections(ctx context.Context) {
+	// Before that it is not known whose they are; the kernel keeps them meanwhile.
+	if !a.awaitSettled(ctx) {
+		return
+	}
 	if err := a.datapath.Rejections(ctx, a.recordRejection); err != nil {
 		a.cfg.Log.Error("rejections are counted, but no longer recorded", "error", err)
 	}

@@ -35,6 +35,11 @@ type SandboxConfig struct {
 	Visible []string
 	// Workdir is where the first command works: a policy may make it writable.
 	Workdir string
+	// Trusted is which files were first used under their paths before a restart, and
+	// SaveTrust keeps that for the next one: see identity.Config. It is not called any
+	// more once Close has returned.
+	Trusted   []identity.Trust
+	SaveTrust func([]identity.Trust) error
 }
 
 // Sandbox is a sandbox with its services: DNS, capture and the explicit proxy.
@@ -49,49 +54,63 @@ type Sandbox struct {
 	stop       context.CancelFunc
 	services   sync.WaitGroup
 	told       told
+	adopted    bool // another agent has made it
 	closed     atomic.Bool
 }
 
 // CreateSandbox makes a sandbox and serves it. It returns once a command may be
 // started. An error leaves nothing behind.
 func (a *Agent) CreateSandbox(ctx context.Context, cfg SandboxConfig) (_ *Sandbox, err error) {
+	a.coming.RLock()
+	defer a.coming.RUnlock()
 	sb := &Sandbox{agent: a}
-	if sb.pool, err = names.NewPool(names.PoolConfig{}); err != nil {
+	parts := a.parts(cfg)
+	parts.Visible, parts.User = cfg.Visible, cfg.User
+	parts.Files, parts.LandlockRequired = filesOf(cfg.Engine.Policy(), cfg.Workdir), cfg.Engine.Policy().LandlockRequired()
+	if sb.Sandbox, err = sandbox.Create(ctx, parts); err != nil {
 		return nil, err
 	}
-	sb.Sandbox, err = sandbox.Create(ctx, sandbox.Config{
-		Name:     cfg.Name,
-		Cgroup:   filepath.Join(a.parent.Path(), cfg.Name),
-		Datapath: a.datapath,
-		Visible:  cfg.Visible,
-		User:     cfg.User,
-		Files:    filesOf(cfg.Engine.Policy(), cfg.Workdir),
+	if err := sb.start(ctx, cfg); err != nil {
+		return nil, errors.Join(err, sb.Sandbox.Close())
+	}
+	return sb, nil
+}
 
-		LandlockRequired: cfg.Engine.Policy().LandlockRequired(),
-	})
-	if err != nil {
-		return nil, err
+// parts says where the parts of a sandbox are, whether it is made or adopted.
+func (a *Agent) parts(cfg SandboxConfig) sandbox.Config {
+	return sandbox.Config{
+		Name: cfg.Name, Cgroup: filepath.Join(a.parent.Path(), cfg.Name), Datapath: a.datapath,
+		Anchor: a.instance.anchor(cfg.Name),
 	}
+}
+
+// start makes what the services of a sandbox need, and starts them.
+func (sb *Sandbox) start(ctx context.Context, cfg SandboxConfig) (err error) {
+	a := sb.agent
 	for _, text := range sb.Warnings() {
 		a.cfg.Log.Warn(text, "sandbox", cfg.Name)
+	}
+	if sb.pool, err = names.NewPool(names.PoolConfig{}); err != nil {
+		return err
 	}
 	root := rootfs.New(sb.Root())
 	sb.identities, err = identity.NewTable(identity.Config{
 		Execs: a.datapath, Files: files{root, a.datapath}, Hashes: a.hashes, Named: cfg.Engine.Names,
+		Trusted: cfg.Trusted, SaveTrust: cfg.SaveTrust,
 	})
 	if err != nil {
-		return nil, errors.Join(err, sb.Sandbox.Close())
+		return err
 	}
 	sb.keeper = newKeeper(cfg.Engine, root, cfg.User, a.watches, a.cfg.Log.With("sandbox", cfg.Name))
 	// Before anything runs that a link could stand for.
 	if _, err := sb.keeper.relink(ctx, nil); err != nil {
-		return nil, errors.Join(err, sb.Sandbox.Close())
+		return err
 	}
 	sb.serve(ctx, cfg)
 	a.mu.Lock()
 	a.sandboxes[sb.CgroupID()] = sb
 	a.mu.Unlock()
-	return sb, nil
+	return nil
 }
 
 // filesOf returns what a policy says of files; nil where it says nothing.

@@ -46,9 +46,8 @@ func Dial(socket string) (*Client, error) {
 	dialer := &dialer{socket: socket, first: first}
 	conn, err := grpc.NewClient("passthrough:///ringfence",
 		grpc.WithTransportCredentials(insecure.NewCredentials()),
-		grpc.WithContextDialer(dialer.dial),
+		grpc.WithContextDialer(dialer.dial), // so gRPC asks for no proxy either
 		grpc.WithDefaultCallOptions(grpc.MaxCallRecvMsgSize(MaxAnswer)),
-		grpc.WithNoProxy(),      // whatever the environment says
 		grpc.WithIdleTimeout(0), // the agent closes idle connections itself
 	)
 	if err != nil {

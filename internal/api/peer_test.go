@@ -11,6 +11,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	pb "github.com/ringfence/ringfence/internal/api/ringfencev1"
+	"github.com/ringfence/ringfence/internal/testenv"
 )
 
 // What is admitted in TestPeers.
@@ -22,9 +23,7 @@ const (
 
 // TestPeers calls as several users.
 func TestPeers(t *testing.T) {
-	if os.Geteuid() != 0 {
-		t.Skip("only root can be others")
-	}
+	requireRoot(t)
 	seen := make(chan Peer, 1)
 	dir := publicDir(t)
 	server := serve(t, ServerConfig{
@@ -43,18 +42,18 @@ func TestPeers(t *testing.T) {
 	for _, test := range []struct {
 		name       string
 		credential syscall.Credential
-		test       string
+		want       string
 	}{
-		{"root", syscall.Credential{}, "TestAsAdmitted"},
-		{"uid", syscall.Credential{Uid: admittedUID, Gid: stranger}, "TestAsAdmitted"},
-		{"primary group", syscall.Credential{Uid: stranger, Gid: admittedGID}, "TestAsAdmitted"},
-		{"supplementary group", syscall.Credential{Uid: stranger, Gid: stranger, Groups: []uint32{5, 6, admittedGID}}, "TestAsAdmitted"},
-		{"one of many groups", syscall.Credential{Uid: stranger, Gid: stranger, Groups: append(manyGroups(200), admittedGID)}, "TestAsAdmitted"},
-		{"stranger", syscall.Credential{Uid: stranger, Gid: stranger, Groups: manyGroups(200)}, "TestAsStranger"},
+		{"root", syscall.Credential{}, "OK"},
+		{"uid", syscall.Credential{Uid: admittedUID, Gid: stranger}, "OK"},
+		{"primary group", syscall.Credential{Uid: stranger, Gid: admittedGID}, "OK"},
+		{"supplementary group", syscall.Credential{Uid: stranger, Gid: stranger, Groups: []uint32{5, 6, admittedGID}}, "OK"},
+		{"one of many groups", syscall.Credential{Uid: stranger, Gid: stranger, Groups: append(manyGroups(200), admittedGID)}, "OK"},
+		{"stranger", syscall.Credential{Uid: stranger, Gid: stranger, Groups: manyGroups(200)}, "PERMISSION_DENIED: uid 61003 may not use the control API"},
 	} {
 		t.Run(test.name, func(t *testing.T) {
-			asUser(t, test.test, server.Socket(), test.credential)
-			if test.test == "TestAsStranger" {
+			callAs(t, server.Socket(), test.credential, test.want)
+			if test.want != "OK" {
 				if len(seen) > 0 {
 					t.Error("a stranger's call was made")
 				}
@@ -64,6 +63,13 @@ func TestPeers(t *testing.T) {
 				t.Errorf("peer = %+v", peer)
 			}
 		})
+	}
+}
+
+func requireRoot(t *testing.T) {
+	t.Helper()
+	if os.Geteuid() != 0 {
+		testenv.SkipOn(t, &testenv.Skip{Reason: "needs root, to call as other users"})
 	}
 }
 
@@ -88,41 +94,9 @@ func publicDir(t *testing.T) string {
 	return dir
 }
 
-func callAsPeer(t *testing.T) error {
-	socket := os.Getenv("RINGFENCE_TEST_SOCKET")
-	if socket == "" {
-		t.Skip("run by TestPeers, as another user")
-	}
-	client, err := Dial(socket)
-	if err != nil {
-		return err
-	}
-	defer client.Close()
-	_, err = client.Agent.GetStatus(t.Context(), &pb.GetStatusRequest{})
-	return err
-}
-
-func TestAsAdmitted(t *testing.T) {
-	if err := callAsPeer(t); err != nil {
-		t.Error(ErrorOf(err))
-	}
-}
-
-// TestAsStranger gets an answer to every call: that it may not.
-func TestAsStranger(t *testing.T) {
-	wantError(t, callAsPeer(t), CodePermissionDenied, "uid 61003 may not use the control API")
-}
-
-// TestAsRefused cannot even connect.
-func TestAsRefused(t *testing.T) {
-	wantError(t, callAsPeer(t), CodePermissionDenied, "this user may not connect to")
-}
-
 // TestSocketModes wants a file mode as narrow as one can say.
 func TestSocketModes(t *testing.T) {
-	if os.Geteuid() != 0 {
-		t.Skip("only root gives files to groups")
-	}
+	requireRoot(t)
 	for _, test := range []struct {
 		name       string
 		uids, gids []uint32
@@ -147,12 +121,11 @@ func TestSocketModes(t *testing.T) {
 			if info, err := os.Stat(dir); err != nil || info.Mode().Perm() != test.dir {
 				t.Errorf("directory has mode %v, want %o (%v)", info.Mode(), test.dir, err)
 			}
-			who := syscall.Credential{Uid: stranger, Gid: stranger}
-			if test.mode == 0o666 {
-				asUser(t, "TestAsStranger", server.Socket(), who)
-			} else {
-				asUser(t, "TestAsRefused", server.Socket(), who)
+			want := "PERMISSION_DENIED: this user may not connect to "
+			if test.mode == 0o666 { // the kernel lets everybody in, and the server does not
+				want = "PERMISSION_DENIED: uid 61003 may not use the control API"
 			}
+			callAs(t, server.Socket(), syscall.Credential{Uid: stranger, Gid: stranger}, want)
 		})
 	}
 }
@@ -179,6 +152,13 @@ func TestClaim(t *testing.T) {
 		}
 		defer listener.Close()
 		wantError(t, claim(socket), CodeFailedPrecondition, "another agent is serving")
+	})
+	t.Run("of a living agent whose socket is gone", func(t *testing.T) {
+		server := serve(t, ServerConfig{})
+		if err := os.Remove(server.Socket()); err != nil {
+			t.Fatal(err)
+		}
+		wantError(t, claim(server.Socket()), CodeFailedPrecondition, "another agent is serving")
 	})
 	t.Run("of one that is just starting", func(t *testing.T) {
 		socket := filepath.Join(t.TempDir(), "agent.sock")

@@ -82,7 +82,11 @@ func (dp *Datapath) load(cfg Config) error {
 	if err := os.MkdirAll(cfg.PinDir, 0o700); err != nil {
 		return fmt.Errorf("make pin directory: %w", err)
 	}
-	if err := dp.loadObjects(cfg); err != nil {
+	obj, err := readObject(cfg)
+	if err != nil {
+		return err
+	}
+	if err := dp.loadObjects(obj, nil); err != nil {
 		return err
 	}
 	if err := dp.addUnknownState(); err != nil {
@@ -94,27 +98,43 @@ func (dp *Datapath) load(cfg Config) error {
 	if err := dp.attach(cfg.Parent); err != nil {
 		return err
 	}
-	return about{aboutFormat, dp.generation, cfg.ParentID, tagOf(cfg)}.publish(cfg.PinDir)
+	return dp.about(cfg).publish(cfg.PinDir)
 }
 
-// loadObjects loads maps and programs.
-func (dp *Datapath) loadObjects(cfg Config) error {
+// about says what this datapath's pins are.
+func (dp *Datapath) about(cfg Config) about {
+	return about{Format: aboutFormat, Generation: dp.generation, Parent: cfg.ParentID, Tag: tagOf(cfg)}
+}
+
+// object is what is embedded, with what a configuration says built in.
+type object struct {
+	spec  *ebpf.CollectionSpec
+	types *btf.Cache
+}
+
+func readObject(cfg Config) (object, error) {
 	// Reading the kernel's types takes long, and can be done meanwhile. An error
 	// comes again where they are used.
 	types := btf.NewCache()
 	go func() { _, _ = types.Kernel() }()
 	spec, err := loadAgent()
 	if err != nil {
-		return fmt.Errorf("read embedded object: %w", err)
+		return object{}, fmt.Errorf("read embedded object: %w", err)
 	}
 	if err := spec.Variables[agentVarParentCgroup].Set(cfg.ParentID); err != nil {
-		return fmt.Errorf("set parent cgroup: %w", err)
+		return object{}, fmt.Errorf("set parent cgroup: %w", err)
 	}
 	if err := setPreloadInitials(spec); err != nil {
-		return err
+		return object{}, err
 	}
 	fit(spec, cfg.sandboxes())
-	if err := spec.LoadAndAssign(&dp.objects, &ebpf.CollectionOptions{Cache: types}); err != nil {
+	return object{spec, types}, nil
+}
+
+// loadObjects loads maps and programs; kept are maps to use instead of new ones.
+func (dp *Datapath) loadObjects(obj object, kept map[string]*ebpf.Map) error {
+	opts := &ebpf.CollectionOptions{MapReplacements: kept, Cache: obj.types}
+	if err := obj.spec.LoadAndAssign(&dp.objects, opts); err != nil {
 		return fmt.Errorf("load BPF object: %w", err)
 	}
 	return dp.addPreloadVariables()

@@ -9,23 +9,25 @@ import (
 	"net/netip"
 	"os"
 	"path/filepath"
+	"slices"
 	"testing"
 	"time"
 
+	"github.com/cilium/ebpf"
 	"github.com/google/go-cmp/cmp"
 
 	"github.com/ringfence/ringfence/internal/flow"
 )
 
-// open opens what is there, to be removed at the end.
-func open(t testing.TB, cfg Config) (*Datapath, Opening) {
+// reopen opens what is there, to be removed at the end.
+func reopen(t testing.TB, cfg Config) (*Datapath, Opening) {
 	t.Helper()
 	start := time.Now()
 	dp, opening, err := Open(cfg)
 	if err != nil {
 		t.Fatal(err)
 	}
-	t.Logf("%s in %v: %+v", opening.How, time.Since(start).Round(10*time.Microsecond), opening)
+	t.Logf("%s in %v, frozen for %v, maps: %v", opening.How, time.Since(start), opening.Frozen, opening.Maps)
 	t.Cleanup(func() {
 		if err := dp.Remove(); err != nil {
 			t.Error(err)
@@ -37,8 +39,22 @@ func open(t testing.TB, cfg Config) (*Datapath, Opening) {
 // An agent is killed; its successor has what it had: sandboxes, counters, programs
 // that run, origins that wait, and rejections that nobody has read.
 func TestOpenAdopts(t *testing.T) {
+	opening := testSuccession(t, succession{})
+	if opening.How != Adopted || opening.Recovered || opening.Frozen != 0 {
+		t.Errorf("opened: %+v", opening)
+	}
+}
+
+// succession is from one agent to the next.
+type succession struct {
+	program   string                        // of the predecessor; "": this one
+	change    func(t testing.TB, c *Config) // once it is dead
+	noSamples bool                          // it is of another object, whose noSamples nobody can read
+}
+
+func testSuccession(t *testing.T, s succession) Opening {
 	cfg := newParent(t)
-	agent := startAgent(t, "", cfg)
+	agent := startAgent(t, s.program, cfg)
 	stdin, input := pipe(t)
 	udp := "sendto=203.0.113.7:443"
 	f := makeSandbox(t, cfg.Parent, started{
@@ -60,10 +76,20 @@ func TestOpenAdopts(t *testing.T) {
 	fmt.Fprintln(input) // a connect that nobody hears, and another rejection
 	f.waitForSteps(7)
 
-	dp, opening := open(t, cfg)
+	if s.change != nil {
+		s.change(t, &cfg)
+	}
+	replaced := programIDs(t, cfg)
+	dp, opening := reopen(t, cfg)
 	f.dp = dp
-	if opening.How != Adopted || opening.Released != 1 {
+	if opening.How == Migrated {
+		waitFor(t, func() bool { return !anyLoaded(replaced) }, func() any { return "the predecessor's programs are loaded" })
+	}
+	if opening.Released != 1 || opening.Ended != 0 || opening.NotFrozen {
 		t.Errorf("opened: %+v", opening)
+	}
+	if frozen(t, cfg) {
+		t.Error("the sandboxes are still frozen")
 	}
 	sandboxes, err := dp.Sandboxes()
 	if err != nil || len(sandboxes) != 1 || sandboxes[0].CgroupID != f.cgroupID || sandboxes[0].NetnsCookie != f.cookie {
@@ -76,8 +102,10 @@ func TestOpenAdopts(t *testing.T) {
 	if got := f.stats(); !cmp.Equal(got, want) {
 		t.Errorf("counters: %s", cmp.Diff(want, got))
 	}
-	if got := f.rejections(2); got[0].Reason != flow.ReasonUDP || got[1].Exec != taken {
-		t.Errorf("rejections = %+v", got)
+	if !s.noSamples {
+		if got := f.rejections(2); got[0].Reason != flow.ReasonUDP || got[1].Exec != taken {
+			t.Errorf("rejections = %+v", got)
+		}
 	}
 	origin, err := dp.Origins(f.cookie).Take(waiting)
 	if err != nil || origin.Exec != taken {
@@ -103,7 +131,58 @@ func TestOpenAdopts(t *testing.T) {
 	}; !cmp.Equal(got, want) {
 		t.Errorf("program saw: %s", cmp.Diff(want, got))
 	}
-	waitFor(t, func() bool { s := f.stats(); return s.Tasks+s.Execs+s.Origins == 0 }, func() any { return f.stats() })
+	f.waitForNothing()
+	return opening
+}
+
+// waitForNothing waits until no process is left, and nothing of what they ran.
+func (f *fixture) waitForNothing() {
+	f.t.Helper()
+	waitFor(f.t, func() bool {
+		s := f.stats()
+		return s.Tasks+s.Execs+s.LongPaths+s.Origins == 0
+	}, func() any { return f.stats() })
+}
+
+// programIDs returns the programs of the first generation.
+func programIDs(t testing.TB, cfg Config) []ebpf.ProgramID {
+	t.Helper()
+	paths, err := filepath.Glob(filepath.Join(cfg.PinDir, "gen_1", "[hc]*_*"))
+	if err != nil || len(paths) == 0 {
+		t.Fatalf("programs: %v, %v", paths, err)
+	}
+	var ids []ebpf.ProgramID
+	for _, path := range paths {
+		program, err := ebpf.LoadPinnedProgram(path, nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		info, err := program.Info()
+		program.Close()
+		id, ok := info.ID()
+		if err != nil || !ok {
+			t.Fatalf("program %s: %v", path, err)
+		}
+		ids = append(ids, id)
+	}
+	return ids
+}
+
+func anyLoaded(ids []ebpf.ProgramID) bool {
+	return slices.ContainsFunc(ids, func(id ebpf.ProgramID) bool {
+		program, err := ebpf.NewProgramFromID(id)
+		program.Close()
+		return !errors.Is(err, fs.ErrNotExist)
+	})
+}
+
+func frozen(t testing.TB, cfg Config) bool {
+	t.Helper()
+	value, err := os.ReadFile(filepath.Join(cfg.Parent, "cgroup.freeze"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	return string(value) != "0\n"
 }
 
 // accept accepts one connection, which stays open, and takes nothing.
@@ -136,7 +215,7 @@ func (f *fixture) rejections(n int) []flow.Rejection {
 
 func TestOpenLoadsWhereNothingIs(t *testing.T) {
 	cfg := newParent(t)
-	if _, opening := open(t, cfg); opening.How != Fresh {
+	if _, opening := reopen(t, cfg); opening.How != Fresh {
 		t.Errorf("opened: %+v", opening)
 	}
 	if dp, err := Load(cfg); err == nil {
@@ -158,7 +237,7 @@ func TestOpenRefuses(t *testing.T) {
 	}{
 		{"killed before it was complete", func(c *Config) error { return os.Remove(filepath.Join(c.PinDir, aboutName)) }, ErrIncomplete},
 		{"a map is gone", func(c *Config) error { return os.Remove(filepath.Join(c.PinDir, "gen_1/map_tasks")) }, ErrIncomplete},
-		{"a program is gone", func(c *Config) error { return os.Remove(filepath.Join(c.PinDir, "gen_1/prog_take_origin")) }, ErrIncomplete},
+		{"a program is gone", func(c *Config) error { return os.Remove(filepath.Join(c.PinDir, "gen_1/call_take_origin")) }, ErrIncomplete},
 		{"a hook is gone", func(c *Config) error { return os.Remove(filepath.Join(c.PinDir, "link_connect4")) }, ErrIncomplete},
 		{"another cgroup", func(c *Config) error { c.Parent, c.ParentID = other.Parent, other.ParentID; return nil }, ErrForeign},
 		{"something else under the name", func(c *Config) error {

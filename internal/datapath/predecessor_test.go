@@ -8,9 +8,11 @@ import (
 	"net/netip"
 	"os"
 	"os/exec"
+	"path/filepath"
 	"testing"
 
 	"github.com/ringfence/ringfence/internal/flow"
+	"github.com/ringfence/ringfence/internal/testenv"
 )
 
 // agentProcess is an agent of its own process, which can be killed.
@@ -65,8 +67,22 @@ func predecessor(config string) {
 	}
 }
 
-// startAgent starts the agent that program is; this test's own where it is "".
+// startAgent starts the agent that program is; this test's own where it is "". It has
+// opened the datapath when it is returned.
 func startAgent(t testing.TB, program string, cfg Config) *agentProcess {
+	t.Helper()
+	p := launchAgent(t, program, cfg)
+	t.Cleanup(func() {
+		if err := Unpin(cfg.PinDir); err != nil {
+			t.Error(err)
+		}
+	})
+	p.answer()
+	return p
+}
+
+// launchAgent does not wait for it.
+func launchAgent(t testing.TB, program string, cfg Config) *agentProcess {
 	t.Helper()
 	if program == "" {
 		program = "/proc/self/exe"
@@ -82,13 +98,26 @@ func startAgent(t testing.TB, program string, cfg Config) *agentProcess {
 	orders.Close()
 	answers.Close()
 	t.Cleanup(p.kill)
-	t.Cleanup(func() {
-		if err := Unpin(cfg.PinDir); err != nil {
-			t.Error(err)
-		}
-	})
-	p.answer()
 	return p
+}
+
+// otherTest names this test's program as another build, whose layout is another.
+const otherTest = "RINGFENCE_OTHER_TEST"
+
+// otherBuild returns such a program: the one that is named, or one that it compiles.
+func otherBuild(t *testing.T) string {
+	t.Helper()
+	if program := os.Getenv(otherTest); program != "" {
+		return program
+	}
+	testenv.Require(t, "go")
+	program := filepath.Join(t.TempDir(), "other")
+	build := exec.Command("go", "test", "-c", "-tags", "otherlayout", "-o", program, ".")
+	build.Env = append(os.Environ(), "CGO_ENABLED=0")
+	if out, err := build.CombinedOutput(); err != nil {
+		t.Fatalf("%v: %s", err, out)
+	}
+	return program
 }
 
 func (p *agentProcess) obey(o order) answer {

@@ -18,6 +18,10 @@ import (
 // calls and prints one line of what came of it.
 func probe(steps []string) {
 	for _, step := range steps {
+		if arg, ok := strings.CutPrefix(step, "until="); ok {
+			probeUntil(arg)
+			continue
+		}
 		times, rest, ok := strings.Cut(step, "*") // TIMES*STEP prints its last outcome
 		if !ok {
 			times, rest = "1", step
@@ -56,6 +60,24 @@ var probeSteps = map[string]func(arg string) string{
 		time.Sleep(d)
 		return "slept"
 	},
+}
+
+// probeUntil does a step again and again until a file is there, and prints how often
+// there was which outcome: FILE,STEP.
+func probeUntil(arg string) {
+	file, step, _ := strings.Cut(arg, ",")
+	name, arg, _ := strings.Cut(step, "=")
+	outcomes := map[string]int{}
+	for {
+		if _, err := os.Stat(file); err == nil {
+			break
+		}
+		outcomes[probeSteps[name](arg)]++
+		time.Sleep(2 * time.Millisecond)
+	}
+	for outcome, n := range outcomes {
+		fmt.Printf("%d*%s\n", n, outcome)
+	}
 }
 
 // probeLine waits for a line of its input.

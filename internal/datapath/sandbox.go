@@ -33,7 +33,8 @@ type Stats struct {
 const unknownSandbox = uint64(0)
 
 func (dp *Datapath) addUnknownState() error {
-	if err := dp.objects.SandboxStates.Put(unknownSandbox, agentSandboxState{}); err != nil {
+	err := dp.objects.SandboxStates.Update(unknownSandbox, agentSandboxState{}, ebpf.UpdateNoExist)
+	if err != nil && !errors.Is(err, ebpf.ErrKeyExist) {
 		return fmt.Errorf("add counters of unknown sandboxes: %w", err)
 	}
 	return nil
@@ -84,6 +85,25 @@ func (dp *Datapath) RemoveSandbox(cgroupID uint64) error {
 		dp.removeDNSSlots(sb.NetnsCookie),
 		deleteIfThere(dp.objects.SandboxStates, cgroupID),
 	)
+}
+
+// Sandbox returns what the hooks know of a sandbox, ErrNotFound where that is nothing.
+func (dp *Datapath) Sandbox(cgroupID uint64) (Sandbox, error) {
+	var value agentSandbox
+	if err := dp.objects.Sandboxes.Lookup(cgroupID, &value); err != nil {
+		if errors.Is(err, ebpf.ErrKeyNotExist) {
+			err = ErrNotFound
+		}
+		return Sandbox{}, fmt.Errorf("look up sandbox: %w", err)
+	}
+	return sandboxOf(cgroupID, &value), nil
+}
+
+func sandboxOf(cgroupID uint64, value *agentSandbox) Sandbox {
+	return Sandbox{
+		CgroupID: cgroupID, NetnsCookie: value.NetnsCookie, MountNS: value.MntNs, UserNS: value.UserNs,
+		Capture: value.CapturePort, DNS: value.DnsPort, Proxy: value.ProxyPort,
+	}
 }
 
 // Stats returns the counters of a sandbox. Key 0 has those of no sandbox.

@@ -60,28 +60,38 @@ type lab struct {
 
 func newLab(t *testing.T) *lab {
 	t.Helper()
-	l := &lab{t: t, execs: &execs{records: map[flow.ExecID]flow.Exec{}}, files: &tree{dir: t.TempDir()}}
+	return newLabOf(t, &tree{dir: t.TempDir()}, nil, nil)
+}
+
+func newLabOf(t *testing.T, files *tree, trusted []Trust, save func([]Trust) error) *lab {
+	t.Helper()
+	l := &lab{t: t, execs: &execs{records: map[flow.ExecID]flow.Exec{}}, files: files}
 	l.named = func(path string) bool { return path != "/unnamed" }
 	hashes, err := NewHashes()
 	if err != nil {
 		t.Fatal(err)
 	}
-	l.Table, err = NewTable(Config{Execs: l.execs, Files: l.files, Hashes: hashes, Named: func(p string) bool { return l.named(p) }})
+	l.Table, err = NewTable(Config{
+		Execs: l.execs, Files: l.files, Hashes: hashes, Named: func(p string) bool { return l.named(p) },
+		Trusted: trusted, SaveTrust: save,
+	})
 	if err != nil {
 		t.Fatal(err)
 	}
 	return l
 }
 
-// read starts the background, and ends it with the test.
-func (l *lab) read() {
+// read starts the background, and ends it with the test, or before.
+func (l *lab) read() (end func()) {
 	ctx, cancel := context.WithCancel(context.Background())
 	done := make(chan struct{})
 	go func() {
 		defer close(done)
 		_ = l.Run(ctx)
 	}()
-	l.t.Cleanup(func() { cancel(); <-done })
+	end = func() { cancel(); <-done }
+	l.t.Cleanup(end)
+	return end
 }
 
 // write makes a file anew and lets the clock go on, so that what is started is not
@@ -452,7 +462,7 @@ func TestChangedAfterALateRead(t *testing.T) {
 }
 
 func TestTrustIsBounded(t *testing.T) {
-	trust := newTrust()
+	trust := newTrust(nil)
 	hashes, err := NewHashes()
 	if err != nil {
 		t.Fatal(err)
@@ -482,5 +492,39 @@ func TestTrustIsBounded(t *testing.T) {
 	}
 	if n := len(trust.paths["one more"].files); n > maxFiles {
 		t.Errorf("%d files are remembered", n)
+	}
+}
+
+// Long paths and many files are bounded together, and what is saved of them is.
+func TestTrustIsBoundedInBytes(t *testing.T) {
+	trust := newTrust(nil)
+	hashes, err := NewHashes()
+	if err != nil {
+		t.Fatal(err)
+	}
+	accepts := func(n, inode int) bool {
+		path := fmt.Sprint(n, strings.Repeat("/long", 800))
+		return trust.accepts(flow.Image{Path: path, File: flow.FileID{Inode: uint64(inode)}, SHA256: sum("x")}, true, hashes)
+	}
+	paths := 0
+	for accepts(paths, 1) {
+		paths++
+	}
+	for n := range paths {
+		for inode := range 2 * maxFiles {
+			if !accepts(n, inode) {
+				t.Fatal("the same content is refused")
+			}
+		}
+	}
+	encoded, err := EncodeTrust(trust.all(hashes))
+	if err != nil || len(encoded) > maxTrustBytes || len(encoded) < maxTrustBytes/2 || trust.bytes > maxTrustBytes {
+		t.Errorf("%d paths, %d bytes as they are counted, %d encoded, %v", paths, trust.bytes, len(encoded), err)
+	}
+	for n := range paths {
+		trust.forget(fmt.Sprint(n, strings.Repeat("/long", 800)))
+	}
+	if trust.bytes != 0 {
+		t.Errorf("%d bytes of nothing", trust.bytes)
 	}
 }

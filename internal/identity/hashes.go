@@ -95,6 +95,17 @@ func (h *Hashes) of(file flow.FileID) string {
 	return sum
 }
 
+// restore remembers the hashes of before a restart: the same file is not read again.
+func (h *Hashes) restore(before []Trust) {
+	for _, t := range before {
+		for _, file := range t.Files {
+			if t.SHA256 != "" {
+				h.known.Add(file, t.SHA256)
+			}
+		}
+	}
+}
+
 // read reads an image's file and remembers its hash. The kernel says before and
 // after that it is the file that ran, with the same size and time of change. It ends
 // early where putOff says so.

@@ -16,6 +16,7 @@ import (
 	"context"
 	"fmt"
 	"slices"
+	"sync"
 	"sync/atomic"
 
 	"github.com/ringfence/ringfence/internal/flow"
@@ -45,6 +46,12 @@ type Config struct {
 	Named func(path string) bool
 	// Size is how many identities are kept; 0 means DefaultSize.
 	Size int
+	// Trusted is what was trusted before a restart of the agent: what Trusted returned.
+	Trusted []Trust
+	// SaveTrust keeps what is trusted for a restart; may be nil. It is called by Run
+	// after a change, one call at a time and not for each, and may take its time. After
+	// an error it is called again.
+	SaveTrust func([]Trust) error
 }
 
 // Table keeps the identities of one sandbox. Ids are never reused, so what ran is
@@ -57,6 +64,7 @@ type Table struct {
 	images *bounded[flow.ExecID, flow.Image]
 	trust  *trust
 	reader *reader
+	saving func([]Trust) error // nil where nobody saves
 	// round counts what may change the judgement of an image: hashes that came in,
 	// another policy, a word of the operator's.
 	round atomic.Uint64
@@ -83,14 +91,24 @@ func NewTable(cfg Config) (*Table, error) {
 	}
 	t := &Table{
 		execs: cfg.Execs, named: cfg.Named, identities: identities, images: images,
-		trust: newTrust(), reader: newReader(cfg.Files, cfg.Hashes),
+		trust: newTrust(cfg.Trusted), reader: newReader(cfg.Files, cfg.Hashes), saving: cfg.SaveTrust,
 	}
+	cfg.Hashes.restore(cfg.Trusted)
 	return t, nil
 }
 
-// Run reads files in the background, one at a time, until the context ends.
+// Run reads files in the background, one at a time, and has trust saved, until the
+// context ends.
 func (t *Table) Run(ctx context.Context) error {
-	t.reader.run(ctx, t.Outdate)
+	var saved sync.WaitGroup
+	if t.saving != nil {
+		saved.Go(func() { t.save(ctx, t.saving) })
+	}
+	t.reader.run(ctx, func() {
+		t.trust.touch() // the hash may be that of a first file
+		t.Outdate()
+	})
+	saved.Wait()
 	return nil
 }
 

@@ -234,6 +234,56 @@ func TestSFTPOfSomethingElse(t *testing.T) {
 	}
 }
 
+// A session that is hung up still tells what it had open.
+func TestSFTPHangUp(t *testing.T) {
+	dir := ownedDir(t)
+	s := startSFTP(t, start(t, visible(dir)), dir)
+	f, err := s.Create(dir + "/file")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := f.Write([]byte("text")); err != nil {
+		t.Fatal(err)
+	}
+	s.process.HangUp(testTimeout)
+	if status := awaitEnd(t, s.process); status.ExitCode() != 0 {
+		t.Errorf("%+v", status)
+	}
+	want := []Transfer{{Op: TransferWrite, Path: dir + "/file", Bytes: 4, Cut: true}}
+	if diff := cmp.Diff(want, s.told); diff != "" {
+		t.Errorf("(-want +got):\n%s", diff)
+	}
+}
+
+// A builtin that gave its socket away does not keep who waits for it.
+func TestWaitIsNotKept(t *testing.T) {
+	conn, theirs, err := socketPair()
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer theirs.Close()
+	other := exec.CommandContext(t.Context(), "true")
+	if err := other.Start(); err != nil {
+		t.Fatal(err)
+	}
+	p := &Process{PID: other.Process.Pid, child: newChild(conn, other.Process)}
+	told := make(chan Transfer, 1)
+	p.follow(conn, &Command{Builtin: BuiltinSFTP, OnTransfer: func(t Transfer) { told <- t }})
+	message := []byte(`{"op":"read","path":"L2E=","bytes":1}`)
+	if _, err := theirs.Write(message); err != nil {
+		t.Fatal(err)
+	}
+	if status := awaitEnd(t, p); status.Code != 0 {
+		t.Errorf("%+v", status)
+	}
+	if got := <-told; got.Path != "/a" {
+		t.Errorf("%+v", got)
+	}
+	if _, err := theirs.Write(message); !errors.Is(err, unix.EPIPE) {
+		t.Errorf("it can still speak: %v", err)
+	}
+}
+
 func TestSFTPLeavesNothing(t *testing.T) {
 	dir := ownedDir(t)
 	n := start(t, visible(dir))

@@ -127,13 +127,21 @@ func (e *execProcess) dieOrOutlive() error {
 // enterMounts moves this thread, whose root and working directory become the
 // namespace's root. A thread that shares them with others is not let in.
 func (e *execProcess) enterMounts() error {
+	if err := enterMountNS(e.mount); err != nil {
+		return err
+	}
+	unix.Umask(umask)
+	return nil
+}
+
+// enterMountNS moves the calling thread alone.
+func enterMountNS(mount int) error {
 	if err := unix.Unshare(unix.CLONE_FS); err != nil {
 		return fmt.Errorf("unshare root and working directory: %w", err)
 	}
-	if err := unix.Setns(e.mount, unix.CLONE_NEWNS); err != nil {
+	if err := unix.Setns(mount, unix.CLONE_NEWNS); err != nil {
 		return fmt.Errorf("set namespace: %w", err)
 	}
-	unix.Umask(umask)
 	return nil
 }
 

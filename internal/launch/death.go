@@ -14,7 +14,7 @@ var errAgentGone = errors.New("the agent is gone")
 // called again after the last.
 //
 // It is the second line: init ends when the control socket closes, and takes the
-// pid namespace with it.
+// pid namespace with it. An init with an anchor does neither, once it is ready.
 func dieWithAgent() error {
 	if err := unix.Prctl(unix.PR_SET_PDEATHSIG, uintptr(unix.SIGKILL), 0, 0, 0); err != nil {
 		return fmt.Errorf("arm parent death signal: %w", err)
@@ -27,6 +27,18 @@ func dieWithAgent() error {
 	}
 	if fds[0].Revents&(unix.POLLHUP|unix.POLLERR) != 0 {
 		return errAgentGone
+	}
+	return nil
+}
+
+// arm is dieWithAgent for an init that is to. The change of the user has disarmed
+// what was armed before; one that lives on does not rely on it.
+func (in *initProcess) arm() error {
+	if !in.order.Anchored {
+		return dieWithAgent()
+	}
+	if err := unix.Prctl(unix.PR_SET_PDEATHSIG, 0, 0, 0, 0); err != nil {
+		return fmt.Errorf("disarm parent death signal: %w", err)
 	}
 	return nil
 }

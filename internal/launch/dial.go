@@ -21,6 +21,8 @@ const (
 	dialTimeout = 10 * time.Second
 	// maxDials bounds the dials of a sandbox that go on at the same time.
 	maxDials = 64
+	// dialerIdle is how long a dialing process waits for the next order.
+	dialerIdle = 30 * time.Second
 )
 
 // DialConfig says where to connect to, inside a sandbox and as one of its users.
@@ -48,6 +50,7 @@ type dialOrder struct {
 	Targets []netip.AddrPort `json:"targets,omitempty"`
 	Path    []byte           `json:"path,omitempty"` // need not be UTF-8
 	Refused []uint16         `json:"refused"`
+	Idle    time.Duration    `json:"idle,omitempty"` // how long to wait for the next order; 0 is dialerIdle
 }
 
 // dnsPort is the agent's on every address: the hooks lead it to the sandbox's DNS.

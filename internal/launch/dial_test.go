@@ -323,6 +323,38 @@ func TestDialStartsAnotherProcess(t *testing.T) {
 	}
 }
 
+// One that has nothing to do ends, and the next dial is not the one that notices.
+func TestDialerEndsWhenIdle(t *testing.T) {
+	n, dir := dialBox(t)
+	echoServer(t, n, dir, "tcp", "127.0.0.1:8001")
+	config := dialConfig("tcp", "127.0.0.1", 8001)
+	d, _, err := n.dialer(t.Context(), &config)
+	if err != nil {
+		t.Fatal(err)
+	}
+	order, err := config.order()
+	if err != nil {
+		t.Fatal(err)
+	}
+	order.Idle = time.Millisecond
+	conn, err := d.dial(t.Context(), order)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if status := awaitEnd(t, d.process); status.ExitCode() != 0 {
+		t.Errorf("%+v", status)
+	}
+	if err := says(conn, "what it made lives on"); err != nil {
+		t.Error(err)
+	}
+	if conn, err = n.Dial(t.Context(), config); err != nil {
+		t.Fatal(err)
+	}
+	if err := says(conn, "another"); err != nil {
+		t.Error(err)
+	}
+}
+
 func TestManyDialsAtOnce(t *testing.T) {
 	n, dir := dialBox(t)
 	echoServer(t, n, dir, "tcp", "127.0.0.1:8001")

@@ -1,6 +1,7 @@
 package launch
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -13,9 +14,6 @@ import (
 
 	"golang.org/x/sys/unix"
 )
-
-// dialerIdle is how long a dialing process waits for the next order.
-const dialerIdle = 30 * time.Second
 
 // serveDials is sandbox-dial: an order is one connection to make, with the socket on
 // which to answer. It ends with the agent's end of the control socket, or when there
@@ -44,7 +42,7 @@ func serveDials() error {
 		go func() {
 			serveDial(&order, fds[0])
 			dials.Add(-1)
-			idle.Reset(dialerIdle)
+			idle.Reset(cmp.Or(order.Idle, dialerIdle))
 		}()
 	}
 }

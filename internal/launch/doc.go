@@ -9,8 +9,9 @@
 // from an inherited socket, never from arguments or the environment, and report
 // each failure as a StepError that names the step.
 //
-// The order in a sandbox's life is Start, Exec …, Close. The agent never opens
-// /proc of any process but itself: what it has to hold (the namespaces, the root
+// The order in a sandbox's life is Start, Exec …, Close. One with an anchor may go on
+// after Detach, or after the agent's death: Adopt, Exec …, Close. The agent never
+// opens /proc of any process but itself: what it has to hold (the namespaces, the root
 // directory, a terminal) is sent to it over the socket.
 //
 // Which user, which policy and what listens in the network namespace are decided

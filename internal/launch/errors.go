@@ -20,6 +20,10 @@ var (
 	ErrRoot = errors.New("root has no place in a sandbox")
 	// ErrClosed is returned when the sandbox's namespaces have ended.
 	ErrClosed = errors.New("the sandbox has ended")
+	// ErrGone is returned for a sandbox whose init has ended: there is nothing to adopt.
+	ErrGone = errors.New("its init is gone")
+	// ErrForeign is returned for a sandbox that is not the one that was recorded.
+	ErrForeign = errors.New("not the sandbox that was recorded")
 	// ErrBadCommand is returned for a command that no process can be given.
 	ErrBadCommand = errors.New("bad command")
 	// ErrNotOwn refuses to dial what is not the sandbox's own.

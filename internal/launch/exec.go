@@ -162,6 +162,9 @@ func (n *Namespaces) Exec(ctx context.Context, command Command) (*Process, error
 	defer cancel()
 	stop := context.AfterFunc(ctx, func() { _ = c.process.Kill() })
 	p, err := n.startCommand(c, order, streams, &command)
+	if err == nil && command.Detached {
+		err = n.letGo(c)
+	}
 	if !stop() && err == nil {
 		err = fmt.Errorf("start command: %w", context.Cause(ctx))
 	}
@@ -196,12 +199,27 @@ func (n *Namespaces) takeChild() (*child, error) {
 		}
 	}
 	n.execs.Add(1)
+	n.attached[c] = struct{}{}
 	return c, nil
+}
+
+// letGo has a command live on after Detach, unless that has ended it already.
+func (n *Namespaces) letGo(c *child) error {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	if n.closed {
+		return ErrClosed
+	}
+	delete(n.attached, c)
+	return nil
 }
 
 // release lets Close go on when the child has ended.
 func (n *Namespaces) release(c *child) {
 	<-c.ended
+	n.mu.Lock()
+	delete(n.attached, c)
+	n.mu.Unlock()
 	n.execs.Done()
 }
 

@@ -5,6 +5,7 @@ import (
 	"os"
 	"os/signal"
 	"runtime"
+	"slices"
 	"syscall"
 
 	"golang.org/x/sys/unix"
@@ -27,6 +28,9 @@ type initOrder struct {
 	User     rootfs.User `json:"user"`
 	Files    *filesOrder `json:"files,omitempty"`
 	Required bool        `json:"required"` // Landlock is
+	// Anchored: init outlives the agent. The socket of its anchor comes with the
+	// order, and perhaps the sandbox's memory.
+	Anchored bool `json:"anchored"`
 }
 
 // initMain is sandbox-init: PID 1 of a sandbox.
@@ -45,14 +49,21 @@ type initProcess struct {
 	order   initOrder
 	signals chan os.Signal
 	caught  chan struct{} // closed when signals are caught
-	fds     []int         // mount namespace, pid namespace, root, perhaps the ruleset: on their way to the agent
+	anchor  int           // its socket, where the order says so
+	held    []heldFile    // on their way to the agent; with an anchor they stay
 	fence   *fence
 	ready   reply
 }
 
+// heldFile is a descriptor that the agent gets, by its name.
+type heldFile struct {
+	name string
+	fd   int
+}
+
 func (in *initProcess) setUp() error {
 	return run([]step{
-		{"arm parent death signal", dieWithAgent},
+		{"arm parent death signal", dieWithAgent}, // anchored or not, until it is ready
 		{"receive order", in.receive},
 		{"set host name", func() error { return unix.Sethostname([]byte(in.order.Name)) }},
 		{"build file system view", func() error { return buildView(in.order) }},
@@ -61,14 +72,26 @@ func (in *initProcess) setUp() error {
 		{"catch signals", func() error { <-in.caught; return nil }},
 		{"drop privileges", in.drop},
 		{"verify that privileges are gone", verifyInit},
-		{"report ready", func() error { return sendReply(in.ready, in.fds...) }},
+		{"listen on anchor", in.listen},
+		{"report ready", func() error { return in.hand(controlFD) }},
 		{"close descriptors", in.closeFDs},
 	})
 }
 
 func (in *initProcess) receive() error {
-	_, err := receiveOrder(&in.order)
-	return err
+	fds, err := receiveOrder(&in.order)
+	if err != nil || !in.order.Anchored {
+		return err
+	}
+	switch len(fds) {
+	case 2:
+		in.held = append(in.held, heldFile{memoryFile, fds[1]})
+	case 1:
+	default:
+		return fmt.Errorf("%d descriptors came instead of 1 or 2", len(fds))
+	}
+	in.anchor = fds[0]
+	return nil
 }
 
 // catch runs beside the steps: from a locked thread it would take milliseconds.
@@ -80,22 +103,37 @@ func (in *initProcess) catch() {
 // open opens what the agent will hold. It comes before the drop: afterwards this
 // process's own /proc is closed to it.
 func (in *initProcess) open() error {
-	for _, path := range []string{"/proc/self/ns/mnt", "/proc/self/ns/pid"} {
+	names := []string{mountFile, pidFile}
+	if in.order.Anchored {
+		names = append(names, ipcFile, utsFile, netFile)
+	}
+	for _, name := range names {
+		path := "/proc/self/ns/" + name
 		fd, err := unix.Open(path, unix.O_RDONLY|unix.O_CLOEXEC, 0)
 		if err != nil {
 			return pathError("open", path, err)
 		}
-		in.fds = append(in.fds, fd)
+		in.held = append(in.held, heldFile{name, fd})
 	}
 	root, err := unix.Open("/", unix.O_PATH|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
 	if err != nil {
 		return pathError("open", "/", err)
 	}
-	in.fds = append(in.fds, root)
+	in.held = append(in.held, heldFile{rootFile, root})
 	if in.fence.ruleset >= 0 {
-		in.fds = append(in.fds, in.fence.ruleset)
+		in.held = append(in.held, heldFile{rulesetFile, in.fence.ruleset})
 	}
 	return nil
+}
+
+// hand sends what is held, and what is to be known of it.
+func (in *initProcess) hand(socket int) error {
+	r := in.ready
+	var fds []int
+	for _, h := range in.held {
+		r.Files, fds = append(r.Files, h.name), append(fds, h.fd)
+	}
+	return sendReplyOn(socket, r, fds...)
 }
 
 func (in *initProcess) fenceFiles() (err error) {
@@ -122,7 +160,7 @@ func (in *initProcess) drop() error {
 		{"set user", func() error { return syscall.Setresuid(initUID, initUID, initUID) }},
 		{"set capabilities", func() error { return setCapabilities(1 << unix.CAP_KILL) }},
 		{"set not dumpable", setNotDumpable},
-		{"arm parent death signal", dieWithAgent},
+		{"arm parent death signal", in.arm},
 		{"set no_new_privs", setNoNewPrivs},
 		{"install seccomp filter", func() error { return installFilters(unix.SECCOMP_FILTER_FLAG_TSYNC) }},
 	})
@@ -144,18 +182,32 @@ func replaceStreams() error {
 	return nil
 }
 
+// closeFDs keeps what an anchor is for. The root directory is not among that: the
+// next agent opens it by itself.
 func (in *initProcess) closeFDs() error {
-	for _, fd := range in.fds {
-		_ = unix.Close(fd)
+	in.held = slices.DeleteFunc(in.held, func(h heldFile) bool {
+		gone := h.name == rootFile || !in.order.Anchored
+		if gone {
+			_ = unix.Close(h.fd)
+		}
+		return gone
+	})
+	if in.order.Anchored {
+		_ = unix.Close(controlFD) // nothing more is said there
 	}
 	return nil
 }
 
 // serve reaps and forwards until the agent says nothing more: it never says
-// anything, so the end of the socket is the end. PID 1's end is the namespace's.
+// anything, so the end of the socket is the end. With an anchor it goes on until it
+// is killed. PID 1's end is the namespace's.
 func (in *initProcess) serve() int {
 	gone := make(chan struct{})
-	go awaitAgent(gone)
+	if in.order.Anchored {
+		go in.answer()
+	} else {
+		go awaitAgent(gone)
+	}
 	for {
 		reap() // also what ended before the handler was there
 		select {

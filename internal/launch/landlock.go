@@ -122,7 +122,11 @@ func restrictThread(ruleset int) error {
 // scopes has the pid and network namespaces alone, which do the same.
 //
 // Commands inherit this and do not each do it: two of one sandbox would else be
-// strangers, and could not signal each other. Init is not in it, because nobody in
+// strangers, and could not signal each other. For the same reason commands have none
+// where a sandbox outlives its agent: a domain is only inherited, so those that
+// another agent starts could not signal those from before, and a user who comes back
+// could not end what still runs. The namespaces do it alone there, as on an old
+// kernel. Init is not in it, because nobody in
 // a domain that knows of files may mount; and this one must know of one right: a
 // domain that does not speak of moving files between directories forbids it, from
 // the moment that one above it, or below, speaks of files at all.

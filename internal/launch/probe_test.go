@@ -16,6 +16,7 @@ func probes() map[string]func([]string) int {
 		"probe-exit":         func(a []string) int { n, _ := strconv.Atoi(a[0]); return n },
 		"probe-syscalls":     probeSyscalls,
 		"probe-agent":        probeAgent,
+		"probe-anchor":       probeAnchor,
 		"probe-files":        probeFiles,
 		"probe-listen":       probeListen,
 		"probe-pty":          probePTY,
@@ -24,6 +25,7 @@ func probes() map[string]func([]string) int {
 		"probe-reach":        probeReach,
 		"probe-self":         probeSelf,
 
+		"probe-anchored-agent":   probeAnchoredAgent,
 		"probe-without-landlock": probeWithoutLandlock,
 		"probe-etc":              probeEtc,
 		"probe-refused-call":     probeRefusedCall,

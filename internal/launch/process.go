@@ -26,9 +26,15 @@ type Process struct {
 	followed chan struct{} // closed when a builtin has said its last; nil for others
 }
 
-// follow takes over the socket of a builtin until that has ended.
+// follow takes over the socket of a builtin until that has ended. What a process that
+// has ended has said is there already: whoever else was given the socket is not waited
+// for.
 func (p *Process) follow(conn *net.UnixConn, command *Command) {
 	p.control, p.followed = conn, make(chan struct{})
+	go func() {
+		<-p.child.ended
+		_ = conn.SetReadDeadline(time.Now().Add(flushTimeout))
+	}()
 	go func() {
 		defer close(p.followed)
 		if command.OnTransfer != nil {
@@ -64,7 +70,11 @@ func (p *Process) Wait(ctx context.Context) (Status, error) {
 		return Status{}, fmt.Errorf("wait for command: %w", context.Cause(ctx))
 	}
 	if p.followed != nil {
-		<-p.followed // what a process that has ended has said is there already
+		select {
+		case <-p.followed:
+		case <-ctx.Done():
+			return Status{}, fmt.Errorf("wait for command: %w", context.Cause(ctx))
+		}
 	}
 	if p.child.err != nil {
 		return Status{}, fmt.Errorf("wait for command: %w", p.child.err)
@@ -108,9 +118,9 @@ func (p *Process) Ended() <-chan struct{} { return p.child.ended }
 // kills that group if the command is still there. It returns when the command has
 // ended.
 //
-// What is in a session or a process group of its own and does not end by SIGHUP lives
-// on, as with sshd: a tmux server, a daemon, what nohup started from a shell with job
-// control. It ends with the sandbox.
+// What has a session or a process group of its own and is not in front, or ignores
+// SIGHUP, lives on, as with sshd: a tmux server, a daemon, what nohup started. It ends
+// with the sandbox.
 func (p *Process) HangUp(grace time.Duration) {
 	p.closeTerminal()
 	// SIGCONT, because a stopped process does not see the other.

@@ -150,9 +150,9 @@ func alive(t *testing.T, n *Namespaces) string {
 func TestHangUp(t *testing.T) {
 	const (
 		hup    = "MARK=hup sleep 1000 & "
-		nohup  = "MARK=nohup nohup sleep 1000 >/dev/null 2>&1 & "
-		setsid = "MARK=setsid setsid sleep 1000 >/dev/null 2>&1 & "
-		ready  = "sleep 0.1; echo ready; "
+		nohup  = "MARK=nohup nohup sleep 1000 >/dev/null 2>&1 & until grep -q '^SigIgn:.*[13579bdf]$' /proc/$!/status; do sleep 0.01; done; "
+		setsid = "MARK=setsid setsid sleep 1000 >/dev/null 2>&1 & until [ $(cut -d' ' -f6 /proc/$!/stat) = $! ]; do sleep 0.01; done; "
+		ready  = "echo ready; "
 	)
 	for _, tt := range []struct {
 		name, script string
@@ -162,8 +162,12 @@ func TestHangUp(t *testing.T) {
 		{"obeys", hup + nohup + setsid + ready + "exec sleep 1000", syscall.SIGHUP, "nohup setsid"},
 		{"is stopped", hup + setsid + ready + "kill -STOP $$; sleep 1000", syscall.SIGHUP, "setsid"},
 		{"does not listen", "trap '' HUP; " + hup + setsid + ready + "while :; do sleep 1; done", syscall.SIGKILL, "setsid"},
+		{"has a job in front", "set -m; MARK=job sh -c 'echo ready; exec sleep 1000'", syscall.SIGHUP, ""},
 	} {
 		for _, terminal := range []bool{false, true} {
+			if !terminal && tt.name == "has a job in front" {
+				continue // there is no front without one
+			}
 			t.Run(fmt.Sprint(tt.name, " terminal ", terminal), func(t *testing.T) {
 				n := start(t)
 				c := command("sh", "-c", tt.script)

@@ -13,8 +13,8 @@ func TestAllowedEnv(t *testing.T) {
 		"LANG": true, "LC_ALL": true, "LC_CTYPE": true, "LC_TERMINAL_VERSION": true, "TERM": true, "COLORTERM": true,
 		"GIT_AUTHOR_NAME": true, "GIT_AUTHOR_EMAIL": true, "GIT_COMMITTER_DATE": true, "GIT_PROTOCOL": true,
 
-		"": false, "LC_": false, "LC_a": false, "LC_A=B": false, "LC_A\x00": false, "LC_A\n": false, "lc_all": false,
-		"LANGUAGE": false, "LANG ": false, "TERMINFO": false, "TERMCAP": false, "TERMINFO_DIRS": false, "TERMPATH": false, "LOCPATH": false, "NLSPATH": false,
+		"": false, "LC_": false, "LC_a": false, "LC_A=B": false, "LC_A\x00": false, "LC_A\n": false, "LANG\x20": false, "lc_all": false,
+		"LANGUAGE": false, "TERMINFO": false, "TERMCAP": false, "TERMINFO_DIRS": false, "TERMPATH": false, "LOCPATH": false, "NLSPATH": false,
 		"GIT_SSH": false, "GIT_SSH_COMMAND": false, "GIT_EXEC_PATH": false, "GIT_AUTHOR_": false, "GIT_AUTHOR": false,
 		"GIT_CONFIG_COUNT": false, "GIT_CONFIG_KEY_0": false, "GIT_ASKPASS": false, "GIT_PAGER": false, "GIT_EXTERNAL_DIFF": false, "GIT_PROTOCOL_FROM_USER": false,
 		"LD_PRELOAD": false, "LD_LIBRARY_PATH": false, "LD_AUDIT": false, "GCONV_PATH": false, "MALLOC_TRACE": false, "GLIBC_TUNABLES": false,

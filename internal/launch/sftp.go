@@ -5,6 +5,7 @@ import (
 	"errors"
 	"io"
 	"os"
+	"os/signal"
 	"sync"
 
 	"github.com/pkg/sftp"
@@ -26,12 +27,15 @@ func serveSFTP() error {
 	if err != nil {
 		return err
 	}
+	hangUp := make(chan os.Signal, 1)
+	signal.Notify(hangUp, unix.SIGHUP, unix.SIGTERM)
 	served := make(chan error, 1)
 	go func() { served <- server.Serve() }()
 	select {
 	case err = <-served:
 	case <-c.closed: // the library gives up, and may still wait for input
 		err = errors.New("the client does not speak SFTP, or has gone")
+	case <-hangUp:
 	}
 	moved.end()
 	return err

@@ -224,3 +224,39 @@ func TestSFTPIsFenced(t *testing.T) {
 		t.Errorf("list: %v", err)
 	}
 }
+
+// BenchmarkSFTP moves a file in and out, without the SSH around it.
+func BenchmarkSFTP(b *testing.B) {
+	dir := ownedDir(b)
+	s := startSFTP(b, start(b, visible(dir)), dir)
+	defer s.end(b)
+	content := randomBytes(64 << 20)
+	b.Run("upload", func(b *testing.B) {
+		b.SetBytes(int64(len(content)))
+		for b.Loop() {
+			f, err := s.Create(dir + "/file")
+			if err != nil {
+				b.Fatal(err)
+			}
+			if _, err := f.ReadFrom(bytes.NewReader(content)); err != nil {
+				b.Fatal(err)
+			}
+			if err := f.Close(); err != nil {
+				b.Fatal(err)
+			}
+		}
+	})
+	b.Run("download", func(b *testing.B) {
+		b.SetBytes(int64(len(content)))
+		for b.Loop() {
+			f, err := s.Open(dir + "/file")
+			if err != nil {
+				b.Fatal(err)
+			}
+			if _, err := f.WriteTo(io.Discard); err != nil {
+				b.Fatal(err)
+			}
+			_ = f.Close()
+		}
+	})
+}

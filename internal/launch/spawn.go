@@ -8,8 +8,6 @@ import (
 	"syscall"
 
 	"golang.org/x/sys/unix"
-
-	"github.com/ringfence/ringfence/internal/netns"
 )
 
 // spawner owns the one thread from which a sandbox's processes are started.
@@ -17,7 +15,8 @@ import (
 // That thread is in the sandbox's network namespace, and from its first child on,
 // which is init, in init's ipc, uts and (for what it forks) pid namespaces; so a
 // command's process starts inside, and need not enter. It is then in a domain of
-// Landlock too, so that all commands are in the same one (restrictScopes).
+// Landlock too, so that all commands are in the same one (restrictScopes): where
+// the sandbox ends with this agent, for a later one could not join that domain.
 //
 // It must outlive every child: the kernel sends Pdeathsig when the parent
 // *thread* ends. So it ends only in stop, after the children, or with the agent,
@@ -33,6 +32,7 @@ type spawnRequest struct {
 	command string
 	attr    *os.ProcAttr
 	join    bool // enter the new namespaces of the child
+	scoped  bool // and restrict scopes
 	result  chan<- spawnResult
 }
 
@@ -44,11 +44,12 @@ type spawnResult struct {
 // initNamespaces are those that init is cloned into.
 const initNamespaces = unix.CLONE_NEWPID | unix.CLONE_NEWNS | unix.CLONE_NEWIPC | unix.CLONE_NEWUTS
 
-// newSpawner starts the thread and moves it into ns.
-func newSpawner(ns *netns.Handle) (*spawner, error) {
+// newSpawner starts the thread and has it enter the network namespace, and what
+// else there is to enter.
+func newSpawner(enter ...func() error) (*spawner, error) {
 	s := &spawner{requests: make(chan spawnRequest), quit: make(chan struct{}), done: make(chan struct{})}
 	entered := make(chan error)
-	go s.run(ns, entered)
+	go s.run(enter, entered)
 	if err := <-entered; err != nil {
 		<-s.done
 		return nil, err
@@ -56,18 +57,23 @@ func newSpawner(ns *netns.Handle) (*spawner, error) {
 	return s, nil
 }
 
-func (s *spawner) run(ns *netns.Handle, entered chan<- error) {
+func (s *spawner) run(enter []func() error, entered chan<- error) {
 	runtime.LockOSThread() // and never unlocked
 	if unix.Gettid() == unix.Getpid() {
 		// The runtime cannot end the main thread. Hold it until the next goroutine
 		// has found another.
-		go s.run(ns, entered)
+		go s.run(enter, entered)
 		<-s.done
 		runtime.UnlockOSThread()
 		return
 	}
 	defer close(s.done)
-	err := ns.Enter()
+	var err error
+	for _, step := range enter {
+		if err = step(); err != nil {
+			break
+		}
+	}
 	entered <- err
 	if err != nil {
 		return
@@ -104,7 +110,7 @@ func spawn(r spawnRequest) (*os.Process, error) {
 	err = unix.Setns(pidfd, initNamespaces&^unix.CLONE_NEWNS)
 	if err != nil {
 		err = fmt.Errorf("join namespaces (Linux 5.8 or newer): %w", err)
-	} else {
+	} else if r.scoped {
 		err = restrictScopes()
 	}
 	if err != nil {
@@ -116,18 +122,18 @@ func spawn(r spawnRequest) (*os.Process, error) {
 }
 
 // startInit starts init in new namespaces, and joins them.
-func (s *spawner) startInit(cgroup *os.File) (*child, error) {
-	return s.start(initCommand, cgroup, initNamespaces)
+func (s *spawner) startInit(cgroup *os.File, scoped bool) (*child, error) {
+	return s.start(initCommand, cgroup, initNamespaces, scoped)
 }
 
 // startExec starts a process that waits for a command.
 func (s *spawner) startExec(cgroup *os.File) (*child, error) {
-	return s.start(execCommand, cgroup, 0)
+	return s.start(execCommand, cgroup, 0, false)
 }
 
 // start starts a hidden subcommand in the cgroup, with the other end of the
 // returned connection as its control socket.
-func (s *spawner) start(command string, cgroup *os.File, cloneFlags uintptr) (*child, error) {
+func (s *spawner) start(command string, cgroup *os.File, cloneFlags uintptr, scoped bool) (*child, error) {
 	conn, theirs, err := socketPair()
 	if err != nil {
 		return nil, err
@@ -155,7 +161,7 @@ func (s *spawner) start(command string, cgroup *os.File, cloneFlags uintptr) (*c
 	}
 	result := make(chan spawnResult)
 	select {
-	case s.requests <- spawnRequest{command, attr, cloneFlags != 0, result}:
+	case s.requests <- spawnRequest{command, attr, cloneFlags != 0, scoped, result}:
 	case <-s.done:
 		_ = conn.Close()
 		return nil, ErrClosed
@@ -202,3 +208,10 @@ func (c *child) kill() {
 	_ = c.process.Kill()
 	<-c.ended
 }
+
+func (c *child) pid() int { return c.process.Pid }
+
+func (c *child) done() <-chan struct{} { return c.ended }
+
+// leave lets go of the child, which runs on.
+func (c *child) leave() { _ = c.conn.Close() }

@@ -32,6 +32,9 @@ type reply struct {
 	Warnings []string `json:"warnings,omitempty"`
 	// Refused is a path that every command must find closed; empty for none.
 	Refused string `json:"refused,omitempty"`
+	// Files name init's descriptors that come with it, in their order: an agent and
+	// an init of another build understand each other as far as they need to.
+	Files []string `json:"files,omitempty"`
 }
 
 // maxWarnings bounds the text of a reply's warnings in bytes. JSON may need six
@@ -174,16 +177,24 @@ func receiveReply(conn *net.UnixConn, want int) ([]*os.File, error) {
 
 // receiveAny is receiveReply for a reply whose descriptors the caller counts.
 func receiveAny(conn *net.UnixConn) (*reply, []*os.File, error) {
-	buf, room := make([]byte, maxReply), make([]byte, unix.CmsgSpace(4*maxRights))
+	r, files, _, err := receiveFrom(conn)
+	return r, files, err
+}
+
+// receiveFrom is receiveAny that tells the sender as well, where the connection
+// asks for that.
+func receiveFrom(conn *net.UnixConn) (*reply, []*os.File, *unix.Ucred, error) {
+	buf := make([]byte, maxReply)
+	room := make([]byte, unix.CmsgSpace(4*maxRights)+unix.CmsgSpace(unix.SizeofUcred))
 	n, oobn, _, _, err := conn.ReadMsgUnix(buf, room)
 	if err != nil {
-		return nil, nil, fmt.Errorf("receive reply: %w", err)
+		return nil, nil, nil, fmt.Errorf("receive reply: %w", err)
 	}
 	if n == 0 {
-		return nil, nil, io.EOF
+		return nil, nil, nil, io.EOF
 	}
 	var r reply
-	fds, rightsErr := rights(room[:oobn])
+	fds, sender, rightsErr := control(room[:oobn])
 	files := make([]*os.File, len(fds))
 	for i, fd := range fds {
 		files[i] = os.NewFile(uintptr(fd), "received")
@@ -194,32 +205,45 @@ func receiveAny(conn *net.UnixConn) (*reply, []*os.File, error) {
 	}
 	if err != nil {
 		closeAll(files)
-		return nil, nil, err
+		return nil, nil, nil, err
 	}
-	return &r, files, nil
+	return &r, files, sender, nil
 }
 
 // rights returns the descriptors of a control message.
 func rights(oob []byte) ([]int, error) {
+	fds, _, err := control(oob)
+	return fds, err
+}
+
+// control returns what comes beside the bytes of a message: descriptors, and the
+// sender where the kernel was asked to say it. With an error there may be
+// descriptors nevertheless, which are the caller's to close.
+func control(oob []byte) (fds []int, sender *unix.Ucred, err error) {
 	if len(oob) == 0 {
-		return nil, nil
+		return nil, nil, nil
 	}
 	messages, err := unix.ParseSocketControlMessage(oob)
 	if err != nil {
-		return nil, fmt.Errorf("parse control message: %w", err)
+		return nil, nil, fmt.Errorf("parse control message: %w", err)
 	}
-	var fds []int
 	for i := range messages {
+		if messages[i].Header.Type == unix.SCM_CREDENTIALS {
+			if sender, err = unix.ParseUnixCredentials(&messages[i]); err != nil {
+				return fds, nil, fmt.Errorf("parse credentials: %w", err)
+			}
+			continue
+		}
 		if len(messages[i].Data)%4 != 0 { // x/sys would index beyond its list
-			return nil, fmt.Errorf("parse descriptors: %w", unix.EINVAL)
+			return fds, nil, fmt.Errorf("parse descriptors: %w", unix.EINVAL)
 		}
 		got, err := unix.ParseUnixRights(&messages[i])
 		if err != nil {
-			return nil, fmt.Errorf("parse descriptors: %w", err)
+			return fds, nil, fmt.Errorf("parse descriptors: %w", err)
 		}
 		fds = append(fds, got...)
 	}
-	return fds, nil
+	return fds, sender, nil
 }
 
 func closeAll(files []*os.File) {

@@ -61,6 +61,12 @@ func Open(path string) (*Handle, error) {
 	if err != nil {
 		return nil, fmt.Errorf("open network namespace: %w", err)
 	}
+	return FromFile(f)
+}
+
+// FromFile returns the namespace that an open file stands for. The file is the
+// handle's then, or closed.
+func FromFile(f *os.File) (*Handle, error) {
 	h, err := fromFile(f)
 	if err != nil {
 		_ = f.Close()

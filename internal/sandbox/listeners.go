@@ -41,11 +41,20 @@ type Listeners struct {
 	DNSOverTCP     []net.Listener
 }
 
+// ports are those on which a sandbox is served, as its hooks know them.
+type ports struct{ capture, dns, proxy uint16 }
+
+func ownPorts() ports { return ports{capturePort, dnsPort, proxyPort} }
+
 func (sb *Sandbox) listen(context.Context, Config) error {
-	sb.onClose(sb.listeners.close)
-	if err := sb.netns.ReservePorts(capturePort, dnsPort, proxyPort); err != nil {
+	if err := sb.netns.ReservePorts(sb.ports.capture, sb.ports.dns, sb.ports.proxy); err != nil {
 		return err
 	}
+	return sb.openListeners()
+}
+
+func (sb *Sandbox) openListeners() error {
+	sb.onEnd(sb.listeners.close, sb.listeners.close)
 	loopbacks := []netip.Addr{netip.AddrFrom4([4]byte{127, 0, 0, 1})}
 	wildcards := []netip.Addr{netip.IPv4Unspecified()}
 	if netns.HasIPv6() {
@@ -53,17 +62,17 @@ func (sb *Sandbox) listen(context.Context, Config) error {
 		wildcards = append(wildcards, netip.IPv6Unspecified())
 	}
 	for _, addr := range loopbacks {
-		capture, err := sb.netns.ListenTCP(netip.AddrPortFrom(addr, capturePort))
+		capture, err := sb.netns.ListenTCP(netip.AddrPortFrom(addr, sb.ports.capture))
 		if err != nil {
 			return err
 		}
 		sb.listeners.Capture = append(sb.listeners.Capture, capture)
-		proxy, err := sb.netns.ListenTCP(netip.AddrPortFrom(addr, proxyPort))
+		proxy, err := sb.netns.ListenTCP(netip.AddrPortFrom(addr, sb.ports.proxy))
 		if err != nil {
 			return err
 		}
 		sb.listeners.Proxy = append(sb.listeners.Proxy, proxy)
-		overTCP, err := sb.netns.ListenTCP(netip.AddrPortFrom(addr, dnsPort))
+		overTCP, err := sb.netns.ListenTCP(netip.AddrPortFrom(addr, sb.ports.dns))
 		if err != nil {
 			return err
 		}
@@ -71,7 +80,7 @@ func (sb *Sandbox) listen(context.Context, Config) error {
 	}
 	// DNS over UDP is asked at the address of a slot, so at any local address.
 	for _, addr := range wildcards {
-		conn, err := sb.netns.ListenUDP(netip.AddrPortFrom(addr, dnsPort))
+		conn, err := sb.netns.ListenUDP(netip.AddrPortFrom(addr, sb.ports.dns))
 		if err != nil {
 			return err
 		}

@@ -3,14 +3,16 @@
 // namespaces in which its commands run.
 //
 // It makes these in the one order that leaves no gap (the fence stands before
-// the first process does) and takes them down in reverse. What is served on the
-// listeners, and what is decided, is the agent's business.
+// the first process does) and takes them down in reverse. One with an anchor can be
+// left standing, and adopted by another agent. What is served on the listeners, and
+// what is decided, is the agent's business.
 package sandbox
 
 import (
 	"context"
 	"errors"
 	"fmt"
+	"net"
 	"os"
 	"time"
 
@@ -38,23 +40,33 @@ type Config struct {
 	User             rootfs.User
 	Files            *launch.Files
 	LandlockRequired bool
+	// Anchor is where another agent finds the sandbox again, and Memory what it finds
+	// there; see launch.Config. Without an anchor the sandbox ends with its agent.
+	Anchor string
+	Memory *os.File
 }
 
-// Sandbox is a running sandbox without a command yet.
+// Sandbox is a running sandbox.
 type Sandbox struct {
 	name      string
 	datapath  *datapath.Datapath
 	group     *cgroup.Group
 	netns     *netns.Handle
 	cookie    uint64
+	ports     ports
 	listeners Listeners
 	space     *launch.Namespaces
-	undo      []func() error // what Close does, last first
+	memory    *os.File
+	ends      []end // last first
 }
+
+// end is what becomes of one part of a sandbox: when the sandbox is removed, and when
+// it is left to another agent. Either may be nil.
+type end struct{ remove, leave func() error }
 
 // Create makes a sandbox. An error leaves nothing behind.
 func Create(ctx context.Context, cfg Config) (_ *Sandbox, err error) {
-	sb := &Sandbox{name: cfg.Name, datapath: cfg.Datapath}
+	sb := &Sandbox{name: cfg.Name, datapath: cfg.Datapath, ports: ownPorts()}
 	defer func() {
 		if err != nil {
 			err = errors.Join(err, sb.Close())
@@ -74,11 +86,24 @@ func Create(ctx context.Context, cfg Config) (_ *Sandbox, err error) {
 // Close kills every process of the sandbox and removes all of it. It goes on
 // after an error, and may be called more than once.
 func (sb *Sandbox) Close() error {
+	return sb.end(func(e end) func() error { return e.remove })
+}
+
+// Detach ends the listeners and the commands that were started since Create or Adopt,
+// and leaves the rest to be adopted. The hooks go on: whatever lives connects to
+// nothing. Without an anchor it is Close.
+func (sb *Sandbox) Detach() error {
+	return sb.end(func(e end) func() error { return e.leave })
+}
+
+func (sb *Sandbox) end(how func(end) func() error) error {
 	var errs []error
-	for len(sb.undo) > 0 {
-		last := len(sb.undo) - 1
-		errs = append(errs, sb.undo[last]())
-		sb.undo = sb.undo[:last]
+	for len(sb.ends) > 0 {
+		last := len(sb.ends) - 1
+		if do := how(sb.ends[last]); do != nil {
+			errs = append(errs, do())
+		}
+		sb.ends = sb.ends[:last]
 	}
 	return errors.Join(errs...)
 }
@@ -90,23 +115,25 @@ func (sb *Sandbox) Kill() error {
 	return sb.group.Kill(ctx)
 }
 
-func (sb *Sandbox) onClose(undo func() error) { sb.undo = append(sb.undo, undo) }
+func (sb *Sandbox) onEnd(remove, leave func() error) { sb.ends = append(sb.ends, end{remove, leave}) }
 
 func (sb *Sandbox) makeCgroup(_ context.Context, cfg Config) (err error) {
 	if sb.group, err = cgroup.Create(cfg.Cgroup); err != nil {
 		return err
 	}
-	sb.onClose(func() error {
-		return errors.Join(sb.Kill(), sb.group.Remove(), sb.group.Close())
-	})
+	sb.onEnd(sb.removeCgroup, sb.group.Close)
 	return nil
+}
+
+func (sb *Sandbox) removeCgroup() error {
+	return errors.Join(sb.Kill(), sb.group.Remove(), sb.group.Close())
 }
 
 func (sb *Sandbox) makeNetns(context.Context, Config) (err error) {
 	if sb.netns, err = netns.New(); err != nil {
 		return err
 	}
-	sb.onClose(sb.netns.Close)
+	sb.onEnd(sb.netns.Close, sb.netns.Close)
 	if err := sb.netns.SetupLoopback(ownAddresses, slotRoutes); err != nil {
 		return err
 	}
@@ -119,9 +146,11 @@ func (sb *Sandbox) fence(context.Context, Config) error {
 	if err := sb.datapath.AddSandbox(sb.entry()); err != nil {
 		return err
 	}
-	sb.onClose(func() error { return sb.datapath.RemoveSandbox(sb.group.ID()) })
+	sb.onEnd(sb.unfence, nil)
 	return nil
 }
+
+func (sb *Sandbox) unfence() error { return sb.datapath.RemoveSandbox(sb.group.ID()) }
 
 // makeNamespaces starts the init. Only then are the namespaces known whose
 // programs get an identity: the launcher, which runs before, has none.
@@ -129,11 +158,12 @@ func (sb *Sandbox) makeNamespaces(ctx context.Context, cfg Config) (err error) {
 	sb.space, err = launch.Start(ctx, launch.Config{
 		Name: cfg.Name, Netns: sb.netns, Cgroup: sb.group.File(), Visible: cfg.Visible,
 		User: cfg.User, Files: cfg.Files, LandlockRequired: cfg.LandlockRequired,
+		Anchor: cfg.Anchor, Memory: cfg.Memory,
 	})
 	if err != nil {
 		return err
 	}
-	sb.onClose(sb.space.Close)
+	sb.onEnd(sb.space.Close, sb.space.Detach)
 	return sb.datapath.UpdateSandbox(sb.entry())
 }
 
@@ -141,9 +171,9 @@ func (sb *Sandbox) entry() datapath.Sandbox {
 	entry := datapath.Sandbox{
 		CgroupID:    sb.group.ID(),
 		NetnsCookie: sb.cookie,
-		Capture:     capturePort,
-		DNS:         dnsPort,
-		Proxy:       proxyPort,
+		Capture:     sb.ports.capture,
+		DNS:         sb.ports.dns,
+		Proxy:       sb.ports.proxy,
 	}
 	if sb.space != nil {
 		// Namespace inode numbers are 32 bits wide in the kernel.
@@ -173,4 +203,15 @@ func (sb *Sandbox) Warnings() []string { return sb.space.Warnings() }
 // Exec starts a command in the sandbox.
 func (sb *Sandbox) Exec(ctx context.Context, command launch.Command) (*launch.Process, error) {
 	return sb.space.Exec(ctx, command)
+}
+
+// Dial connects to what listens in the sandbox. Which addresses are its own, and which
+// ports the agent's, is filled in here.
+func (sb *Sandbox) Dial(ctx context.Context, config launch.DialConfig) (net.Conn, error) {
+	config.Own = nil
+	for _, own := range ownAddresses {
+		config.Own = append(config.Own, own.Addr())
+	}
+	config.Refused = []uint16{capturePort, dnsPort, proxyPort}
+	return sb.space.Dial(ctx, config)
 }

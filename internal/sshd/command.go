@@ -5,6 +5,7 @@ import (
 	"os"
 	"strings"
 
+	"github.com/ringfence/ringfence/internal/launch"
 	"github.com/ringfence/ringfence/internal/tty"
 )
 
@@ -34,15 +35,17 @@ type Command struct {
 	Kind Kind
 	// Line is the command line of KindExec, as it was sent: bytes, without a NUL.
 	Line string
-	// Env are the variables that the client sent and that a session may have, and TERM
-	// where it has a terminal. They win over what the sandbox sets by itself, but for
-	// its proxy and its own.
+	// Env are the variables that the client sent, of those that it may: K=V.
 	Env []string
-	// Terminal says that the command gets a terminal, of Size, in place of Stdio.
+	// Terminal says that the command gets a terminal, of Size and called Term, in place
+	// of Stdio.
 	Terminal bool
+	Term     string
 	Size     tty.Size
 	// Stdio are the descriptors 0 to 2 of a command without a terminal: pipes.
 	Stdio [3]*os.File
+	// OnTransfer is told of each file that KindSFTP has moved.
+	OnTransfer func(launch.Transfer)
 }
 
 // Argv returns the arguments by which a user's shell runs the command, as sshd does.

@@ -47,9 +47,10 @@ type Sandbox interface {
 	// command stay the caller's. The command runs on when ctx ends after the start.
 	Exec(ctx context.Context, command Command) (*launch.Process, error)
 	// Dial connects from inside the sandbox: by a process in its cgroup and all its
-	// namespaces, as its user. The network is "tcp", with an address of the loopback,
-	// or "unix", with a path. What the sandbox's own listeners have is refused.
-	Dial(ctx context.Context, network, address string) (net.Conn, error)
+	// namespaces, as its user. The network is "tcp", with localhost or an address of
+	// the loopback, or "unix", with a path and no port. launch.ErrNotOwn refuses what
+	// is not the sandbox's own, such as the ports of the agent's listeners there.
+	Dial(ctx context.Context, network, address string, port uint16) (net.Conn, error)
 	// Done is closed when the sandbox begins to end. Its connections end then.
 	Done() <-chan struct{}
 }

@@ -160,12 +160,9 @@ func (c *conn) recordRefused(err error) {
 	case why == "":
 		why = "the key was not proven"
 	}
-	detail := why
-	if c.offered.fingerprint != "" {
-		detail = c.offered.fingerprint + ": " + why
-	}
 	c.server.refusals.add(&flow.Record{
-		Time: c.start, Sandbox: c.offered.user, Address: c.address, Duration: time.Since(c.start), Detail: detail,
+		Time: c.start, Duration: time.Since(c.start), Detail: why,
+		User: c.offered.user, Source: c.address, Key: c.offered.fingerprint, UID: c.from.uid,
 	})
 }
 
@@ -202,7 +199,7 @@ func (c *conn) answer(requests <-chan *ssh.Request) {
 // deny counts what is not allowed, and records it.
 func (c *conn) deny(what, why string) {
 	c.server.counters.denied.Add(1)
-	c.emit(&flow.Record{Verdict: flow.Deny, Reason: reasonRefusing, Detail: what + ": " + why})
+	c.emit(&flow.Record{Verdict: flow.Deny, Reason: flow.ReasonSSHRefused, Detail: what + ": " + why})
 }
 
 // open serves a channel, or refuses it.

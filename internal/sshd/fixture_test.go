@@ -63,12 +63,12 @@ func (l *ledger) find(match func(*flow.Record) bool) []flow.Record {
 	return found
 }
 
-// await returns the first record of a reason whose detail has a text.
+// await returns the first record of a reason whose detail or key has a text.
 func (l *ledger) await(t testing.TB, reason flow.Reason, detail string) flow.Record {
 	t.Helper()
 	deadline := time.After(patience)
 	for {
-		found := l.find(func(r *flow.Record) bool { return r.Reason == reason && strings.Contains(r.Detail, detail) })
+		found := l.find(func(r *flow.Record) bool { return r.Reason == reason && strings.Contains(r.Detail+" "+r.Key, detail) })
 		if len(found) > 0 {
 			return found[0]
 		}
@@ -95,8 +95,10 @@ func (b *box) Exec(ctx context.Context, command Command) (*launch.Process, error
 	return b.Sandbox.Exec(ctx, c)
 }
 
-func (b *box) Dial(context.Context, string, string) (net.Conn, error) {
-	return nil, errors.New("not yet")
+func (b *box) Dial(ctx context.Context, network, address string, port uint16) (net.Conn, error) {
+	return b.Sandbox.Dial(ctx, launch.DialConfig{
+		UID: b.user.UID, GID: b.user.GID, Network: network, Address: address, Port: port,
+	})
 }
 
 func (b *box) Done() <-chan struct{} { return b.done }

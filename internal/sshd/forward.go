@@ -12,6 +12,7 @@ import (
 	"golang.org/x/crypto/ssh"
 
 	"github.com/ringfence/ringfence/internal/flow"
+	"github.com/ringfence/ringfence/internal/launch"
 )
 
 // chunk is how much is copied at once: what fits in a packet of a channel.
@@ -27,15 +28,17 @@ func (c *conn) serveForward(opened ssh.NewChannel) {
 	if err == nil && !c.who.forwards {
 		err = errors.New("the certificate permits no forwarding")
 	}
-	record := &flow.Record{Time: time.Now(), Host: to.host, Port: to.port, Reason: reasonForward}
+	record := &flow.Record{Time: time.Now(), Reason: flow.ReasonSSHForward, Host: to.host, Port: to.port}
 	if err != nil {
 		c.refuseForward(opened, record, ssh.Prohibited, err)
 		return
 	}
-	inside, err := c.dial(to)
+	ctx, cancel := context.WithTimeout(c.ctx, c.server.limits.Dial)
+	inside, err := c.target.Dial(ctx, to.network, to.host, to.port)
+	cancel()
 	if err != nil {
 		reason := ssh.ConnectionFailed
-		if denial := (*flow.Denial)(nil); errors.As(err, &denial) {
+		if errors.Is(err, launch.ErrNotOwn) {
 			reason = ssh.Prohibited
 		}
 		c.refuseForward(opened, record, reason, err)
@@ -62,24 +65,9 @@ func (c *conn) serveForward(opened ssh.NewChannel) {
 
 func (c *conn) refuseForward(opened ssh.NewChannel, record *flow.Record, reason ssh.RejectionReason, why error) {
 	c.server.counters.denied.Add(1)
-	record.Reason, record.Detail, record.Duration = reasonRefusing, why.Error(), time.Since(record.Time)
+	record.Detail, record.Duration = why.Error(), time.Since(record.Time)
 	c.emit(record)
 	_ = opened.Reject(reason, clip(why.Error(), maxName))
-}
-
-// dial connects to the first address of a target that answers.
-func (c *conn) dial(to target) (net.Conn, error) {
-	ctx, cancel := context.WithTimeout(c.ctx, c.server.limits.Dial)
-	defer cancel()
-	var errs []error
-	for _, address := range to.addresses {
-		inside, err := c.target.Dial(ctx, to.network, address)
-		if err == nil {
-			return inside, nil
-		}
-		errs = append(errs, err)
-	}
-	return nil, errors.Join(errs...)
 }
 
 // join copies both ways until both have ended, each with its own end, and returns how

@@ -3,15 +3,14 @@ package sshd
 import (
 	"fmt"
 	"math"
-	"net"
 	"net/netip"
 	"path"
-	"strconv"
 	"strings"
 	"syscall"
 
 	"golang.org/x/crypto/ssh"
 
+	"github.com/ringfence/ringfence/internal/launch"
 	"github.com/ringfence/ringfence/internal/tty"
 )
 
@@ -21,6 +20,7 @@ const (
 	maxVariableName  = 256
 	maxVariableValue = 8192
 	maxTerm          = 64
+	maxHost          = 253
 	maxSocketPath    = 107 // what sockaddr_un has room for, with its NUL
 	maxModes         = 1024
 )
@@ -77,35 +77,11 @@ func parseVariable(payload []byte) (string, error) {
 	if err := ssh.Unmarshal(payload, &r); err != nil {
 		return "", fmt.Errorf("read env: %w", err)
 	}
-	if len(r.Name) > maxVariableName || len(r.Value) > maxVariableValue || !allowedVariable(r.Name) ||
+	if len(r.Name) > maxVariableName || len(r.Value) > maxVariableValue || !launch.AllowedEnv(r.Name) ||
 		strings.ContainsAny(r.Value, "\x00\r\n") {
 		return "", fmt.Errorf("variable %q is not for a session", clip(r.Name, maxVariableName))
 	}
 	return r.Name + "=" + r.Value, nil
-}
-
-// allowedVariable reports whether a client may set a variable: how it is spoken to
-// and who commits. What chooses code (of a loader, an interpreter, a shell) is not.
-func allowedVariable(name string) bool {
-	switch name {
-	case "LANG", "TERM", "COLORTERM", "GIT_PROTOCOL":
-		return true
-	}
-	for _, prefix := range []string{"LC_", "GIT_AUTHOR_", "GIT_COMMITTER_"} {
-		if rest, ok := strings.CutPrefix(name, prefix); ok {
-			return rest != "" && isName(rest)
-		}
-	}
-	return false
-}
-
-func isName(s string) bool {
-	for i := range len(s) {
-		if c := s[i]; c != '_' && (c < 'A' || 'Z' < c) && (c < 'a' || 'z' < c) && (c < '0' || '9' < c) {
-			return false
-		}
-	}
-	return true
 }
 
 // isPlain reports whether a text has only what the name of a terminal may have.
@@ -158,13 +134,11 @@ func signalName(number syscall.Signal) string {
 	return "SIG@openssh.com"
 }
 
-// target is where a forwarding leads to inside the sandbox.
+// target is where a forwarding leads to inside the sandbox, as it was asked for.
 type target struct {
 	network string
-	// addresses are tried in order; each is one for Sandbox.Dial.
-	addresses []string
-	host      string // as it was asked for, or the path
-	port      uint16
+	host    string // or the path
+	port    uint16
 }
 
 // parseDirectTCP returns the target of direct-tcpip (RFC 4254, 7.2). The port is
@@ -179,21 +153,20 @@ func parseDirectTCP(payload []byte) (target, error) {
 	if err := ssh.Unmarshal(payload, &r); err != nil {
 		return target{}, fmt.Errorf("read direct-tcpip: %w", err)
 	}
-	t := target{network: "tcp", host: clip(r.Host, maxVariableName)}
+	t := target{network: "tcp", host: clip(r.Host, maxHost)}
 	if r.Port == 0 || r.Port > math.MaxUint16 {
 		return t, fmt.Errorf("%d is no port", r.Port)
 	}
 	t.port = uint16(r.Port)
-	port := strconv.Itoa(int(t.port))
 	if strings.EqualFold(r.Host, "localhost") {
-		t.addresses = []string{net.JoinHostPort("127.0.0.1", port), net.JoinHostPort("::1", port)}
+		t.host = "localhost"
 		return t, nil
 	}
 	addr, err := netip.ParseAddr(r.Host)
 	if err != nil || addr.Zone() != "" || !addr.Unmap().IsLoopback() {
 		return t, fmt.Errorf("%q is not the sandbox's own loopback", t.host)
 	}
-	t.addresses = []string{net.JoinHostPort(addr.Unmap().String(), port)}
+	t.host = addr.Unmap().String()
 	return t, nil
 }
 
@@ -207,11 +180,10 @@ func parseDirectUnix(payload []byte) (target, error) {
 	if err := ssh.Unmarshal(payload, &r); err != nil {
 		return target{}, fmt.Errorf("read direct-streamlocal: %w", err)
 	}
-	t := target{network: "unix", host: clip(r.Path, maxSocketPath)}
+	t := target{network: "unix", host: clip(r.Path, maxHost)}
 	if len(r.Path) > maxSocketPath || strings.IndexByte(r.Path, 0) >= 0 || !path.IsAbs(r.Path) {
 		return t, fmt.Errorf("%q is no path of a socket", t.host)
 	}
-	t.addresses = []string{r.Path}
 	return t, nil
 }
 

@@ -19,21 +19,10 @@ const (
 	refusedEvery  = 10 * time.Second
 )
 
-// The engine and the reasons of this room's records.
-const (
-	engineSSH      flow.Engine = "ssh"
-	reasonLogin    flow.Reason = "ssh_login"
-	reasonRefused  flow.Reason = "ssh_login_refused"
-	reasonSession  flow.Reason = "ssh_session"
-	reasonExec     flow.Reason = "ssh_exec"
-	reasonForward  flow.Reason = "ssh_forward"
-	reasonRefusing flow.Reason = "ssh_forward_refused"
-	reasonTransfer flow.Reason = "ssh_transfer"
-)
-
 // emit hands on a record of this connection.
 func (c *conn) emit(r *flow.Record) {
-	r.Sandbox, r.Engine, r.Address = c.sandbox, engineSSH, c.address
+	r.Mode, r.Engine, r.Sandbox = flow.ModeSSH, flow.EngineSSH, c.sandbox
+	r.User, r.Source, r.Key, r.UID = c.sandbox, c.address, c.who.fingerprint, c.from.uid
 	if r.Time.IsZero() {
 		r.Time = time.Now()
 	}
@@ -43,8 +32,8 @@ func (c *conn) emit(r *flow.Record) {
 // recordLogin tells of a login.
 func (c *conn) recordLogin() {
 	c.emit(&flow.Record{
-		Verdict: flow.Allow, Reason: reasonLogin,
-		Detail: fmt.Sprintf("%s, %s, client %q", c.who.fingerprint, c.who.how, clip(string(c.ssh.ClientVersion()), maxName)),
+		Verdict: flow.Allow, Reason: flow.ReasonSSHLogin,
+		Detail: fmt.Sprintf("%s, client %q", c.who.how, clip(string(c.ssh.ClientVersion()), maxName)),
 	})
 }
 
@@ -62,7 +51,8 @@ type refusals struct {
 
 // add takes in the record of a refused login.
 func (r *refusals) add(record *flow.Record) {
-	record.Verdict, record.Engine, record.Reason = flow.Deny, engineSSH, reasonRefused
+	record.Verdict, record.Reason = flow.Deny, flow.ReasonSSHRefused
+	record.Mode, record.Engine = flow.ModeSSH, flow.EngineSSH
 	r.mu.Lock()
 	now := time.Now()
 	if now.Sub(r.began) > refusedEvery && r.left == 0 {
@@ -107,7 +97,8 @@ func (r *refusals) flush() {
 		return
 	}
 	r.sink.Emit(&flow.Record{
-		Time: time.Now(), Verdict: flow.Deny, Engine: engineSSH, Reason: reasonRefused,
+		Time: time.Now(), Verdict: flow.Deny, Reason: flow.ReasonSSHRefused,
+		Mode: flow.ModeSSH, Engine: flow.EngineSSH,
 		Detail: "more logins that were refused, or connections that were closed before one", Count: left,
 	})
 }

@@ -5,7 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"strings"
+	"strconv"
 	"sync/atomic"
 	"syscall"
 	"time"
@@ -15,7 +15,6 @@ import (
 	"github.com/ringfence/ringfence/internal/event"
 	"github.com/ringfence/ringfence/internal/flow"
 	"github.com/ringfence/ringfence/internal/launch"
-	"github.com/ringfence/ringfence/internal/tty"
 )
 
 // session is one session channel: what was asked for, and the command once it runs.
@@ -31,7 +30,6 @@ type session struct {
 	process *launch.Process // nil where none was started
 	streams *streams
 	begun   time.Time
-	ended   chan struct{} // closed when the command has ended
 	done    chan struct{} // closed when all of the session has
 
 	received, sent atomic.Int64
@@ -44,7 +42,7 @@ func (c *conn) serveSession(opened ssh.NewChannel) {
 	if err != nil {
 		return
 	}
-	s := &session{conn: c, channel: channel, ended: make(chan struct{}), done: make(chan struct{})}
+	s := &session{conn: c, channel: channel, done: make(chan struct{})}
 	for request := range requests {
 		s.take(request)
 	}
@@ -120,7 +118,7 @@ func (s *session) resize(payload []byte) error {
 	if s.process == nil {
 		return nil
 	}
-	return tty.SetSize(s.process.Terminal, size)
+	return s.process.Resize(size)
 }
 
 func (s *session) signal(payload []byte) error {
@@ -146,11 +144,9 @@ func (s *session) start(request *ssh.Request) {
 	s.begun = time.Now()
 	command.Env = s.env
 	if s.terminal != nil && command.Kind != KindSFTP {
-		command.Terminal, command.Size = true, s.terminal.size
-		if s.terminal.term != "" {
-			command.Env = append(command.Env, "TERM="+s.terminal.term)
-		}
+		command.Terminal, command.Term, command.Size = true, s.terminal.term, s.terminal.size
 	}
+	command.OnTransfer = s.recordTransfer
 	s.command = command
 	err = s.exec()
 	// The answer comes before the first byte of output.
@@ -191,10 +187,7 @@ func (s *session) exec() (err error) {
 		return err
 	}
 	process, err := s.conn.target.Exec(s.conn.ctx, s.command)
-	s.streams.started()
-	if err == nil {
-		err = s.streams.attach(process)
-	}
+	s.streams.started(process)
 	if err == nil && s.command.Terminal {
 		err = setModes(process.Terminal, s.terminal.modes)
 	}
@@ -220,7 +213,7 @@ func (s *session) fail(err error) {
 			text += "hint: " + event.Prose(step.Hint) + "\r\n"
 		}
 	}
-	s.record(launch.Status{Code: code}, flow.Deny, err.Error())
+	s.record(launch.Status{Code: code}, err.Error())
 	go func() { // the client may not read
 		_, _ = io.WriteString(s.channel.Stderr(), text)
 		s.tell(launch.Status{Code: code})
@@ -237,7 +230,6 @@ func (s *session) attend() {
 	go s.copyIn()
 	copied := s.copyOut()
 	status, err := s.process.Wait(context.Background())
-	close(s.ended)
 	if err != nil {
 		status = launch.Status{Code: launch.ExitRingfence}
 	}
@@ -247,7 +239,7 @@ func (s *session) attend() {
 	s.streams.close()
 	_ = s.channel.CloseWrite()
 	_ = s.channel.Close()
-	s.record(status, flow.Allow, "")
+	s.record(status, "")
 }
 
 // tell sends how the command ended.
@@ -264,53 +256,50 @@ func (s *session) tell(status launch.Status) {
 	}{Name: signalName(status.Signal), Message: status.Signal.String()}))
 }
 
-// hangUp ends what a channel that is gone leaves behind: its terminal or pipes are
-// closed, and its process group gets SIGHUP, and SIGKILL where that is not heeded. What
-// has left the group (a multiplexer's server, a daemon) lives on.
+// hangUp ends what a channel that is gone leaves behind.
 func (s *session) hangUp() {
 	s.streams.close()
-	select {
-	case <-s.ended:
-	default:
-		_ = s.process.Signal(syscall.SIGHUP)
-		_ = s.process.Signal(syscall.SIGCONT)
-		timer := time.NewTimer(s.conn.server.limits.Linger)
-		select {
-		case <-s.ended:
-		case <-timer.C:
-			_ = s.process.Signal(syscall.SIGKILL)
-		}
-		timer.Stop()
-	}
+	s.process.HangUp(s.conn.server.limits.Linger)
 	<-s.done
 }
 
 // record tells of the session, at its end.
-func (s *session) record(status launch.Status, verdict flow.Verdict, why string) {
+func (s *session) record(status launch.Status, why string) {
 	r := &flow.Record{
-		Time: s.begun, Duration: time.Since(s.begun), Verdict: verdict,
+		Time: s.begun, Duration: time.Since(s.begun), Verdict: flow.Allow,
 		Sent: s.sent.Load(), Received: s.received.Load(),
+		Reason: flow.ReasonSSHSession, Detail: fmt.Sprintf("exit status %d", status.Code),
 	}
-	if s.process != nil {
-		r.PID = uint32(s.process.PID)
-	}
-	ending := fmt.Sprintf("exit status %d", status.Code)
 	if status.Signal != 0 {
-		ending = "signal " + strings.TrimSuffix(signalName(status.Signal), "@openssh.com")
+		r.Detail = "ended by signal " + strconv.Itoa(int(status.Signal)) + ", " + status.Signal.String()
 	}
 	if why != "" {
-		ending = why
+		r.Detail = why
 	}
 	switch s.command.Kind {
 	case KindExec:
-		r.Reason = reasonExec
-		r.Detail = fmt.Sprintf("%s: %s", ending, clip(s.command.Line, maxLine))
+		r.Reason, r.Command = flow.ReasonSSHExec, clip(s.command.Line, maxLine)
 	case KindSFTP:
-		r.Reason = reasonTransfer
-		r.Detail = ending
-	default:
-		r.Reason = reasonSession
-		r.Detail = ending
+		r.Command = "sftp"
+	}
+	s.conn.emit(r)
+}
+
+// recordTransfer tells of a file. It is a process of the sandbox that says so.
+func (s *session) recordTransfer(t launch.Transfer) {
+	r := &flow.Record{
+		Verdict: flow.Allow, Reason: flow.ReasonSSHTransfer, Command: string(t.Op), Object: t.Path,
+	}
+	if t.Op == launch.TransferWrite {
+		r.Received = int64(t.Bytes)
+	} else {
+		r.Sent = int64(t.Bytes)
+	}
+	switch {
+	case t.Last:
+		r.Detail = "no more of this session are told"
+	case t.Cut:
+		r.Detail = "the session ended before the file was closed"
 	}
 	s.conn.emit(r)
 }
