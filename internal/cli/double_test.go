@@ -271,7 +271,7 @@ func (d *double) SetPolicy(_ context.Context, r *ringfencev1.SetPolicyRequest) (
 	}
 	revision := &ringfencev1.PolicyRevision{
 		Sandbox: s.GetName(), Revision: latest + 1, State: ringfencev1.PolicyRevision_LOADED, Source: r.GetSource(),
-		Warnings: []string{"a warning\x1b[0m"},
+		Digest: "d1ge500000000000", Warnings: []string{"a warning\x1b[0m"},
 	}
 	if !r.GetDryRun() {
 		all[0].State = ringfencev1.PolicyRevision_SUPERSEDED
