@@ -48,13 +48,19 @@ func (a *Agent) openHooks(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	a.datapath = dp
+	a.datapath, a.opened = dp, string(opening.How)
 	a.cfg.Log.Info("the hooks are there", "how", string(opening.How), "connections ended", opening.Released)
 	if a.inherits = opening.How != datapath.Fresh; !a.inherits {
 		a.settle()
 	}
 	return nil
 }
+
+// Hooks tells how the hooks were started: fresh, adopted or migrated.
+func (a *Agent) Hooks() string { return a.opened }
+
+// Stats returns what the hooks counted for the sandbox.
+func (sb *Sandbox) Stats() (datapath.Stats, error) { return sb.agent.datapath.Stats(sb.CgroupID()) }
 
 // clear ends all that lives in the instance's cgroup, and removes its hooks after that.
 func (a *Agent) clear(ctx context.Context) error {

@@ -55,6 +55,7 @@ type Agent struct {
 	resolver *names.Resolver
 	hashes   *identity.Hashes
 	watches  *watch.Hub
+	opened   string // how the hooks were
 	stop     context.CancelFunc
 	tasks    sync.WaitGroup
 

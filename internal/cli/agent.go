@@ -6,6 +6,8 @@ import (
 
 // newAgent is the agent itself, and what is asked of one that runs.
 func newAgent(env Env, status *int) *cobra.Command {
-	return noun("agent", "Ask the agent that owns this machine's sandboxes", `Ask the agent that owns this machine's sandboxes.`,
+	cmd := noun("agent", "Run the agent that owns this machine's sandboxes, or ask it how it is", serveLong,
 		newAgentStatus(env, status))
+	addServe(cmd, env)
+	return cmd
 }

@@ -164,6 +164,12 @@ type record struct {
 	Preload    []string  `json:"preload"`
 	Script     string    `json:"script"`
 	Count      int       `json:"count"`
+
+	User    string `json:"user"`
+	Source  string `json:"source"`
+	Key     string `json:"key"`
+	Command string `json:"command"`
+	Object  string `json:"object"`
 }
 
 // result is what a run left.

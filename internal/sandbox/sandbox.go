@@ -12,7 +12,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"net"
 	"os"
 	"time"
 
@@ -205,13 +204,5 @@ func (sb *Sandbox) Exec(ctx context.Context, command launch.Command) (*launch.Pr
 	return sb.space.Exec(ctx, command)
 }
 
-// Dial connects to what listens in the sandbox. Which addresses are its own, and which
-// ports the agent's, is filled in here.
-func (sb *Sandbox) Dial(ctx context.Context, config launch.DialConfig) (net.Conn, error) {
-	config.Own = nil
-	for _, own := range ownAddresses {
-		config.Own = append(config.Own, own.Addr())
-	}
-	config.Refused = []uint16{capturePort, dnsPort, proxyPort}
-	return sb.space.Dial(ctx, config)
-}
+// Done is closed when the sandbox's init has ended, and every process with it.
+func (sb *Sandbox) Done() <-chan struct{} { return sb.space.Done() }

@@ -1,0 +1,195 @@
+package daemon
+
+import (
+	"context"
+	"fmt"
+	"strings"
+	"sync/atomic"
+	"time"
+
+	"github.com/ringfence/ringfence/internal/api"
+	pb "github.com/ringfence/ringfence/internal/api/ringfencev1"
+	"github.com/ringfence/ringfence/internal/event"
+	"github.com/ringfence/ringfence/internal/flow"
+)
+
+// counts is what was decided for one sandbox since the agent's start.
+type counts struct{ allowed, denied atomic.Uint64 }
+
+// sink is where every record of the service goes.
+type sink struct{ d *Daemon }
+
+// Emit implements agent.Sink.
+func (s sink) Emit(r *flow.Record) {
+	s.d.journal.Emit(r)
+	if !r.Mode.Outward() {
+		return
+	}
+	b := s.d.fleet.find(r.Sandbox)
+	if b == nil {
+		return
+	}
+	n := max(1, r.Count)
+	if r.Verdict == flow.Deny {
+		b.counts.denied.Add(n)
+	} else {
+		b.counts.allowed.Add(n)
+	}
+}
+
+// recordChange records what somebody did by the API, or tried.
+func (d *Daemon) recordChange(ctx context.Context, reason flow.Reason, sandbox, object string, err error) {
+	d.record(ctx, &flow.Record{Reason: reason, Sandbox: sandbox, Object: object}, err)
+}
+
+// record fills in who asked, and whether it was done.
+func (d *Daemon) record(ctx context.Context, r *flow.Record, err error) {
+	r.Time, r.Engine, r.Mode, r.Verdict, r.Source = time.Now(), flow.EngineAPI, flow.ModeAPI, flow.Allow, d.cfg.Socket
+	if peer, ok := api.PeerOf(ctx); ok {
+		r.PID, r.UID = uint32(peer.PID), peer.UID
+	}
+	if err != nil {
+		r.Verdict, r.Detail = flow.Deny, err.Error()
+	}
+	d.journal.Emit(r)
+}
+
+// recordsService serves ringfence.v1.Records.
+type recordsService struct {
+	pb.UnimplementedRecordsServer
+	*Daemon
+}
+
+// QueryRecords returns a page of those that are kept.
+func (s recordsService) QueryRecords(_ context.Context, req *pb.QueryRecordsRequest) (*pb.QueryRecordsResponse, error) {
+	filter, err := filterOf(req.GetFilter())
+	if err != nil {
+		return nil, err
+	}
+	page, err := s.journal.Query(filter, int(req.GetPageSize()), req.GetPageToken())
+	if err != nil {
+		return nil, badToken()
+	}
+	response := &pb.QueryRecordsResponse{NextPageToken: page.Next}
+	for _, e := range page.Entries {
+		record, err := recordOf(e)
+		if err != nil {
+			return nil, err
+		}
+		response.Records = append(response.Records, record)
+	}
+	return response, nil
+}
+
+// TailRecords sends records as they are made, until the caller or the agent ends.
+func (s recordsService) TailRecords(req *pb.TailRecordsRequest, stream pb.Records_TailRecordsServer) error {
+	filter, err := filterOf(req.GetFilter())
+	if err != nil {
+		return err
+	}
+	var from event.Cursor
+	if after := req.GetAfter(); after != "" {
+		if from, err = event.ParseCursor(after); err != nil {
+			return api.InvalidArgument("send the cursor of a record that came before", "after: %v", err)
+		}
+	}
+	if n := int(req.GetPast()); n > 0 {
+		var past []event.Entry
+		past, from = s.journal.Last(filter, n)
+		for _, e := range past {
+			if err := send(stream, e); err != nil {
+				return err
+			}
+		}
+	}
+	tail, err := s.journal.Tail(filter, from)
+	if err != nil {
+		return api.ResourceExhausted("end another one that follows", "%v", err)
+	}
+	defer tail.Close()
+	// From here on nothing is missed: a caller that waits for the header knows.
+	if err := stream.SendHeader(nil); err != nil {
+		return err
+	}
+	for {
+		e, err := tail.Next(stream.Context())
+		if err != nil {
+			return err
+		}
+		if err := send(stream, e); err != nil {
+			return err
+		}
+	}
+}
+
+func send(stream pb.Records_TailRecordsServer, e event.Entry) error {
+	var all []*pb.TailRecordsResponse
+	if e.Restarted {
+		all = append(all, &pb.TailRecordsResponse{Message: &pb.TailRecordsResponse_Restarted{Restarted: true}})
+	}
+	if e.Lost > 0 {
+		all = append(all, &pb.TailRecordsResponse{Message: &pb.TailRecordsResponse_Lost{Lost: e.Lost}})
+	}
+	record, err := recordOf(e)
+	if err != nil {
+		return err
+	}
+	all = append(all, &pb.TailRecordsResponse{Message: &pb.TailRecordsResponse_Record{Record: record}})
+	for _, m := range all {
+		if err := stream.Send(m); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func recordOf(e event.Entry) (*pb.Record, error) {
+	line, err := event.AppendJSON(nil, e.Record)
+	if err != nil {
+		return nil, err
+	}
+	r := e.Record
+	return &pb.Record{
+		Cursor: e.Cursor.String(), Time: api.Time(r.Time), Sandbox: r.Sandbox,
+		Verdict: r.Verdict.String(), Reason: string(r.Reason), Json: strings.TrimSuffix(string(line), "\n"),
+	}, nil
+}
+
+// filterOf returns a filter as the journal has it.
+func filterOf(f *pb.RecordFilter) (event.Filter, error) {
+	filter := event.Filter{Sandbox: f.GetSandbox(), Host: f.GetHost(), Binary: f.GetBinary()}
+	if text := f.GetVerdict(); text != "" {
+		verdict, ok := verdicts()[text]
+		if !ok {
+			return filter, api.InvalidArgument("write allow, deny or audit", "verdict %q is none", text)
+		}
+		filter.Verdicts = []flow.Verdict{verdict}
+	}
+	if text := f.GetReason(); text != "" {
+		filter.Reasons = []flow.Reason{flow.Reason(text)}
+	}
+	if t := f.GetSince(); t != nil {
+		filter.Since = t.AsTime()
+	}
+	if t := f.GetUntil(); t != nil {
+		filter.Until = t.AsTime()
+	}
+	return filter, nil
+}
+
+func verdicts() map[string]flow.Verdict {
+	all := map[string]flow.Verdict{}
+	for _, v := range []flow.Verdict{flow.Allow, flow.Deny, flow.Audit} {
+		all[v.String()] = v
+	}
+	return all
+}
+
+// callerOf names a caller of the API's for records and certificates.
+func callerOf(ctx context.Context) string {
+	peer, ok := api.PeerOf(ctx)
+	if !ok {
+		return "unknown"
+	}
+	return fmt.Sprintf("uid %d", peer.UID)
+}

@@ -1,0 +1,237 @@
+package daemon
+
+import (
+	"context"
+	"encoding/binary"
+	"errors"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/ringfence/ringfence/internal/api"
+	pb "github.com/ringfence/ringfence/internal/api/ringfencev1"
+	"github.com/ringfence/ringfence/internal/flow"
+	"github.com/ringfence/ringfence/internal/policy"
+	"github.com/ringfence/ringfence/internal/store"
+)
+
+// maxRevisions is how many revisions of a sandbox's policy are kept.
+const maxRevisions = 100
+
+// policiesService serves ringfence.v1.Policies.
+type policiesService struct {
+	pb.UnimplementedPoliciesServer
+	*Daemon
+}
+
+// SetPolicy makes a new revision, and puts it in force if it loads.
+func (s policiesService) SetPolicy(ctx context.Context, req *pb.SetPolicyRequest) (*pb.PolicyRevision, error) {
+	b, err := s.running(req.GetSandbox())
+	if err != nil {
+		return nil, err
+	}
+	if len(req.GetSource().GetFiles()) == 0 {
+		return nil, api.InvalidArgument("send the files of the policy, or the name of a shipped one", "source is empty")
+	}
+	if req.GetDryRun() {
+		_, warnings, digest, err := s.library.load(req.GetSource())
+		if err != nil {
+			return nil, err
+		}
+		return &pb.PolicyRevision{Sandbox: b.name, Digest: digest, Warnings: warnings}, nil
+	}
+	b.turn.Lock()
+	defer b.turn.Unlock()
+	if _, _, saved := s.fleet.look(b); req.GetLatest() != 0 && req.GetLatest() != saved.Latest {
+		return nil, api.Aborted("read the latest revision and decide again", "the latest revision is %d, not %d", saved.Latest, req.GetLatest())
+	}
+	revision, err := s.setPolicy(ctx, b, req.GetSource())
+	s.recordChange(ctx, flow.ReasonPolicySet, b.name, "policy", err)
+	return revision, err
+}
+
+// setPolicy makes a source the newest revision of a sandbox's policy. What does not
+// load is kept as one that failed, and is the error. The caller has the box's turn.
+func (d *Daemon) setPolicy(ctx context.Context, b *box, source *pb.PolicySource) (*pb.PolicyRevision, error) {
+	_, life, saved := d.fleet.look(b)
+	if life == nil {
+		return nil, notReady(b.name)
+	}
+	p, warnings, digest, loadErr := d.library.load(source)
+	revision := &pb.PolicyRevision{
+		Sandbox: b.name, Revision: saved.Latest + 1, Source: source, Digest: digest, Warnings: warnings,
+		State: pb.PolicyRevision_PENDING, CreateTime: api.Time(time.Now()),
+	}
+	// First on disk: an agent that is killed here goes on with the one of before.
+	if err := d.putRevision(revision); err != nil {
+		return nil, err
+	}
+	if loadErr == nil {
+		loadErr = d.apply(ctx, life, p)
+	}
+	if loadErr != nil {
+		revision.State, revision.Error = pb.PolicyRevision_FAILED, loadErr.Error()
+	} else {
+		revision.State, revision.LoadTime = pb.PolicyRevision_LOADED, api.Time(time.Now())
+	}
+	if err := d.putRevision(revision); err != nil {
+		return nil, err
+	}
+	d.fleet.change(b, func(b *box, next *pb.Sandbox) {
+		b.saved.Latest = revision.GetRevision()
+		if loadErr == nil {
+			b.saved.Revision = revision.GetRevision()
+			next.Spec.Policy = source
+		}
+		next.Status.PolicyRevision, next.Status.PolicyRevisionLatest = b.saved.Revision, b.saved.Latest
+	})
+	if err := errors.Join(d.save(b), d.prune(b.name, revision.GetRevision())); err != nil {
+		return nil, err
+	}
+	return revision, loadErr
+}
+
+// apply puts a policy in force: open connections are decided again before it returns.
+func (d *Daemon) apply(ctx context.Context, life *life, p *policy.Policy) error {
+	if !p.SameFiles(life.engine.Policy()) {
+		d.log.Warn("the policy names other files (filesystem_policy, landlock): the sandbox keeps those that it was started with",
+			"sandbox", life.Name())
+	}
+	return life.SetPolicy(ctx, p)
+}
+
+// GetPolicy returns the revision in force, or the one asked for.
+func (s policiesService) GetPolicy(_ context.Context, req *pb.GetPolicyRequest) (*pb.PolicyRevision, error) {
+	b := s.fleet.find(req.GetSandbox())
+	if b == nil {
+		return nil, noSandbox(req.GetSandbox())
+	}
+	_, _, saved := s.fleet.look(b)
+	number := req.GetRevision()
+	if number == 0 {
+		number = saved.Revision
+	}
+	value, err := s.store.Get(store.Policies, revisionKey(b.name, number))
+	if errors.Is(err, store.ErrNotFound) {
+		return nil, api.NotFound("ringfence policy revisions lists those that are kept", "sandbox %q has no revision %d of its policy", b.name, number)
+	}
+	if err != nil {
+		return nil, err
+	}
+	revision, err := decodeRevision(value)
+	if err != nil {
+		return nil, err
+	}
+	return shown(revision, saved), nil
+}
+
+// ListPolicyRevisions returns the newest first.
+func (s policiesService) ListPolicyRevisions(_ context.Context, req *pb.ListPolicyRevisionsRequest) (*pb.ListPolicyRevisionsResponse, error) {
+	b := s.fleet.find(req.GetSandbox())
+	if b == nil {
+		return nil, noSandbox(req.GetSandbox())
+	}
+	_, _, saved := s.fleet.look(b)
+	before := saved.Latest + 1
+	if token := req.GetPageToken(); token != "" {
+		n, err := strconv.ParseUint(token, 10, 64)
+		if err != nil {
+			return nil, badToken()
+		}
+		before = n
+	}
+	page := api.NewPage[*pb.PolicyRevision](req.GetPageSize())
+	oldest := uint64(1)
+	if saved.Latest > maxRevisions {
+		oldest = saved.Latest - maxRevisions + 1
+	}
+	for n := before - 1; n >= oldest && n < before; n-- {
+		value, err := s.store.Get(store.Policies, revisionKey(b.name, n))
+		if errors.Is(err, store.ErrNotFound) {
+			continue
+		}
+		if err != nil {
+			return nil, err
+		}
+		revision, err := decodeRevision(value)
+		if err != nil {
+			return nil, err
+		}
+		revision = shown(revision, saved)
+		revision.Source = nil
+		if !page.Add(revision) {
+			token := strconv.FormatUint(n+1, 10)
+			return &pb.ListPolicyRevisionsResponse{Revisions: page.Entries, NextPageToken: token}, nil
+		}
+	}
+	return &pb.ListPolicyRevisionsResponse{Revisions: page.Entries}, nil
+}
+
+// shown is a revision as it is told: which is in force is not written with each.
+func shown(revision *pb.PolicyRevision, saved saved) *pb.PolicyRevision {
+	if revision.GetState() == pb.PolicyRevision_LOADED && revision.GetRevision() != saved.Revision {
+		revision.State = pb.PolicyRevision_SUPERSEDED
+	}
+	return revision
+}
+
+func (d *Daemon) putRevision(revision *pb.PolicyRevision) error {
+	value, err := api.Encode(revision)
+	if err != nil {
+		return err
+	}
+	return d.store.Put(store.Policies, revisionKey(revision.GetSandbox(), revision.GetRevision()), value)
+}
+
+func decodeRevision(value []byte) (*pb.PolicyRevision, error) {
+	var revision pb.PolicyRevision
+	if err := api.Decode(value, &revision); err != nil {
+		return nil, err
+	}
+	return &revision, nil
+}
+
+// revisionKey sorts the revisions of one sandbox together, and in order.
+func revisionKey(name string, number uint64) string {
+	return name + "/" + string(binary.BigEndian.AppendUint64(nil, number))
+}
+
+// prune forgets the revision that is one too many.
+func (d *Daemon) prune(name string, latest uint64) error {
+	if latest <= maxRevisions {
+		return nil
+	}
+	b := d.fleet.find(name)
+	if b == nil {
+		return nil
+	}
+	if _, _, saved := d.fleet.look(b); saved.Revision == latest-maxRevisions {
+		return nil // in force, however many failed since
+	}
+	return d.store.Delete(store.Policies, revisionKey(name, latest-maxRevisions))
+}
+
+// forgetRevisions forgets all of a sandbox's.
+func (d *Daemon) forgetRevisions(name string) error {
+	var batch store.Batch
+	err := d.store.Each(store.Policies, name+"/", func(item store.Item) error {
+		if !strings.HasPrefix(item.Key, name+"/") {
+			return errPageFull
+		}
+		batch.Delete(store.Policies, item.Key)
+		return nil
+	})
+	if err != nil && !errors.Is(err, errPageFull) {
+		return err
+	}
+	return d.store.Write(&batch)
+}
+
+// firstRevision is the policy that a sandbox is made with.
+func firstRevision(name string, source *pb.PolicySource, digest string, warnings []string) *pb.PolicyRevision {
+	now := api.Time(time.Now())
+	return &pb.PolicyRevision{
+		Sandbox: name, Revision: 1, State: pb.PolicyRevision_LOADED, Source: source, Digest: digest, Warnings: warnings,
+		CreateTime: now, LoadTime: now,
+	}
+}
