@@ -2,9 +2,11 @@ package cli
 
 import (
 	"errors"
+	"fmt"
 	"io"
 	"os"
 	"os/exec"
+	"strconv"
 	"sync"
 	"syscall"
 
@@ -24,6 +26,12 @@ func (d *double) Exec(stream ringfencev1.Sandboxes_ExecServer) error {
 	start := first.GetStart()
 	d.mu.Lock()
 	_, err = d.sandbox(start.GetSandbox())
+	for i, mode := range []string{"api", "connect", "connect"} { // it is run, and reaches something
+		d.records = append(d.records, &ringfencev1.Record{
+			Cursor: strconv.Itoa(len(d.records) + 1), Sandbox: start.GetSandbox(), Verdict: "deny",
+			Json: fmt.Sprintf(`{"sandbox":%q,"verdict":"deny","reason":"no_endpoint","mode":%q,"binary":"/usr/bin/tool\\xff","host":"h%d.test","port":443}`, start.GetSandbox(), mode, i),
+		})
+	}
 	d.mu.Unlock()
 	if err != nil {
 		return err

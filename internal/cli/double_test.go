@@ -271,7 +271,7 @@ func (d *double) SetPolicy(_ context.Context, r *ringfencev1.SetPolicyRequest) (
 	}
 	revision := &ringfencev1.PolicyRevision{
 		Sandbox: s.GetName(), Revision: latest + 1, State: ringfencev1.PolicyRevision_LOADED, Source: r.GetSource(),
-		Warnings: []string{"a warning\x1b[0m"},
+		Digest: "d1ge500000000000", Warnings: []string{"a warning\x1b[0m"},
 	}
 	if !r.GetDryRun() {
 		all[0].State = ringfencev1.PolicyRevision_SUPERSEDED
@@ -397,7 +397,8 @@ func (d *double) QueryRecords(_ context.Context, r *ringfencev1.QueryRecordsRequ
 			answer.NextPageToken = strconv.Itoa(first + i)
 			break
 		}
-		if v := r.GetFilter().GetVerdict(); v == "" || v == record.GetVerdict() {
+		v, name := r.GetFilter().GetVerdict(), r.GetFilter().GetSandbox()
+		if (v == "" || v == record.GetVerdict()) && (name == "" || name == record.GetSandbox()) {
 			answer.Records = append(answer.Records, record)
 		}
 	}
@@ -416,6 +417,9 @@ func (d *double) TailRecords(r *ringfencev1.TailRecordsRequest, stream ringfence
 		}
 	}
 	for _, record := range d.records[first:] {
+		if name := r.GetFilter().GetSandbox(); name != "" && name != record.GetSandbox() {
+			continue
+		}
 		if err := stream.Send(&ringfencev1.TailRecordsResponse{Message: &ringfencev1.TailRecordsResponse_Record{Record: record}}); err != nil {
 			return err
 		}

@@ -142,7 +142,7 @@ func execPiped(t *testing.T, env Env, args ...string) (stdin io.WriteCloser, std
 	env.Stdin, env.Stdout, env.Stderr = inRead, outWrite, outWrite
 	ended := make(chan int, 1)
 	go func() {
-		ended <- Main(env, append([]string{"sandbox", "exec"}, args...))
+		ended <- Main(env, args)
 		outWrite.Close()
 	}()
 	return inWrite, outRead, ended
@@ -153,7 +153,7 @@ func TestExecSignals(t *testing.T) {
 	for _, s := range []syscall.Signal{syscall.SIGINT, syscall.SIGTERM, syscall.SIGHUP, syscall.SIGQUIT} {
 		d, env := newDouble(t)
 		d.sandboxes["web"] = &ringfencev1.Sandbox{Name: "web"}
-		_, stdout, done := execPiped(t, env, "web", "sh", "-c", `trap 'echo got it; exit 3' INT TERM HUP QUIT; echo ready; read x`)
+		_, stdout, done := execPiped(t, env, "sandbox", "exec", "web", "sh", "-c", `trap 'echo got it; exit 3' INT TERM HUP QUIT; echo ready; read x`)
 		if _, err := io.ReadFull(stdout, make([]byte, len("ready\n"))); err != nil {
 			t.Fatal(err)
 		}
@@ -171,7 +171,7 @@ func TestExecSignals(t *testing.T) {
 func TestExecCopiesAll(t *testing.T) {
 	d, env := newDouble(t)
 	d.sandboxes["web"] = &ringfencev1.Sandbox{Name: "web"}
-	stdin, stdout, done := execPiped(t, env, "web", "cat")
+	stdin, stdout, done := execPiped(t, env, "sandbox", "exec", "web", "cat")
 	sent := bytes.Repeat([]byte("0123456789\x00\xff\n"), 200_000)
 	go func() {
 		_, _ = stdin.Write(sent)
@@ -187,7 +187,7 @@ func TestExecCopiesAll(t *testing.T) {
 func TestExecBrokenPipe(t *testing.T) {
 	d, env := newDouble(t)
 	d.sandboxes["web"] = &ringfencev1.Sandbox{Name: "web"}
-	_, stdout, done := execPiped(t, env, "web", "yes")
+	_, stdout, done := execPiped(t, env, "sandbox", "exec", "web", "yes")
 	if _, err := io.ReadFull(stdout, make([]byte, 2)); err != nil {
 		t.Fatal(err)
 	}

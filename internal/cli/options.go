@@ -33,6 +33,7 @@ type runOptions struct {
 	user         string
 	workdir      string
 	env          []string
+	agent        string
 	verbose      bool
 }
 
@@ -49,6 +50,7 @@ func (o *runOptions) addFlags(f *pflag.FlagSet) {
 	f.StringVar(&o.user, "user", "", "run as `NAME|UID`; not root")
 	f.StringVar(&o.workdir, "workdir", "", "work in `DIR` (default: the current one)")
 	f.StringArrayVar(&o.env, "env", nil, "set `K=V` in the command's environment *")
+	f.StringVar(&o.agent, "agent", agentAuto, "run in the agent at `auto|never|SOCKET`; auto: in one that is there, else in its own")
 	f.BoolVarP(&o.verbose, "verbose", "v", false, "tell what the agent does")
 }
 
@@ -61,13 +63,14 @@ type settings struct {
 	controlPlane flow.Target
 	records      string
 	user         *launch.User // nil: one that is reserved for the sandbox
+	userFlag     bool         // --user names it
 	workdir      string
 	env          []string
 }
 
 // resolve checks everything that can be checked before anything is started.
 func (o *runOptions) resolve(env Env, log *slog.Logger) (*settings, error) {
-	s := &settings{records: o.records, env: o.env}
+	s := &settings{records: o.records, env: o.env, userFlag: o.user != ""}
 	var err error
 	s.feed.Set = o.policies
 	if s.policy, s.feed.Now, err = loadPolicies(o.policies, log); err != nil {

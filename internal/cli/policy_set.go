@@ -187,19 +187,26 @@ func someRevisions(ctx context.Context, c *api.Client, name string, most int) ([
 	}
 }
 
+// shownDigest is how many digits of a digest tell a sandbox's policies apart.
+const shownDigest = 12
+
 func revisionRows(t *table, wide bool, revisions ...*ringfencev1.PolicyRevision) {
-	header := []string{"REVISION", "STATE", "SET", "POLICY", "ERROR"}
+	header := []string{"REVISION", "STATE", "SET", "DIGEST", "ERROR"}
 	if wide {
-		header = append(header, "LOADED", "DIGEST")
+		header = append(header, "LOADED")
 	}
 	t.row(header...)
 	for _, r := range revisions {
+		digest := r.GetDigest()
+		if !wide {
+			digest = digest[:min(len(digest), shownDigest)]
+		}
 		row := []string{
 			decimal(r.GetRevision()), strings.ToLower(r.GetState().String()), clock(r.GetCreateTime()),
-			policyNames(r.GetSource()), firstLine(r.GetError()),
+			digest, firstLine(r.GetError()),
 		}
 		if wide {
-			row = append(row, clock(r.GetLoadTime()), r.GetDigest())
+			row = append(row, clock(r.GetLoadTime()))
 		}
 		t.row(row...)
 	}

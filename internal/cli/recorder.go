@@ -22,9 +22,11 @@ const flushTimeout = 5 * time.Second
 type recorder struct {
 	stderr  *os.File
 	file    *os.File // to be closed; nil for stdout and for none
+	out     *os.File // where lines go; nil for nowhere
 	writer  *event.Writer
 	summary *event.Summary
 	sinks   event.Tee
+	failed  bool // a line of another agent's could not be written
 }
 
 func openRecorder(env Env, path string) (*recorder, error) {
@@ -38,6 +40,7 @@ func openRecorder(env Env, path string) (*recorder, error) {
 		r.file, out = file, file
 	}
 	if path != "" {
+		r.out = out
 		r.writer = event.NewWriter(event.WriterConfig{Out: out, Report: func(err error) {
 			fmt.Fprintf(env.Stderr, "ringfence: records are being lost: %s\n", event.Prose(err.Error()))
 		}})
@@ -85,6 +88,22 @@ func emptyFile(file *os.File) error {
 
 // Emit implements agent.Sink.
 func (r *recorder) Emit(record *flow.Record) { r.sinks.Emit(record) }
+
+// wanted reports whether anybody is there to read records.
+func (r *recorder) wanted() bool { return len(r.sinks) > 0 }
+
+// takeLine takes a record that another agent has made, with its line of JSON.
+func (r *recorder) takeLine(line string, record *flow.Record) {
+	if r.out != nil {
+		if _, err := fmt.Fprintf(r.out, "%s\n", oneLine(line)); err != nil && !r.failed {
+			r.failed = true
+			fmt.Fprintf(r.stderr, "ringfence: records are being lost: %s\n", event.Prose(err.Error()))
+		}
+	}
+	if r.summary != nil {
+		r.summary.Emit(record)
+	}
+}
 
 // close writes what is left. Call it once no connection is open any more.
 func (r *recorder) close() error {

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"log/slog"
+	"os"
 
 	"github.com/spf13/cobra"
 	"golang.org/x/sync/errgroup"
@@ -29,7 +30,13 @@ On a terminal the command gets a terminal of its own, and a summary of what was
 allowed and denied follows at the end. Everything is removed on any exit, but
 for directories that were missing, and were made because the policy lets them be written.
 
-Needs root. The command does not get it: it runs as --user, else as the policy's
+Where an agent is running (see "ringfence agent status") the command runs in a sandbox
+of that, which is deleted at the end. Flags that are for an agent as a whole (--rego,
+--resolver, --trusted-network, --upstream-ca), and streams of which only some are a
+terminal, have it run in one of its own, as --agent never does. The standard input is
+then read ahead.
+
+Needs root, or access to the running agent. The command does not get it: it runs as --user, else as the policy's
 process says, else as the user who called sudo, else as a uid of its own.
 
 Flags marked * may be repeated; those after COMMAND are COMMAND's.
@@ -56,7 +63,11 @@ func newRun(env Env, status *int) *cobra.Command {
 				return err
 			}
 			r := &run{env: env, settings: *s, argv: args, log: log}
-			*status, err = r.run(cmd.Context())
+			socket, err := r.chooseAgent(cmd.Flags(), opts.agent)
+			if err != nil {
+				return ownFailure(err)
+			}
+			*status, err = r.run(cmd.Context(), socket)
 			return err
 		},
 	}
@@ -74,9 +85,13 @@ type run struct {
 	interrupted *interrupts
 }
 
-// run returns the command's exit status, or an error where there is none.
-func (r *run) run(ctx context.Context) (status int, err error) {
-	if r.env.UID != 0 {
+// streams are our own streams, which are the command's.
+func (r *run) streams() [3]*os.File { return [3]*os.File{r.env.Stdin, r.env.Stdout, r.env.Stderr} }
+
+// run returns the command's exit status, or an error where there is none. It runs in
+// the agent at a socket, or in one of its own.
+func (r *run) run(ctx context.Context, socket string) (status int, err error) {
+	if r.env.UID != 0 && socket == "" {
 		return 0, hint(errors.New("run needs root, to attach hooks and to make namespaces"), "sudo ringfence run ...")
 	}
 	if r.recorder, err = openRecorder(r.env, r.settings.records); err != nil {
@@ -84,7 +99,11 @@ func (r *run) run(ctx context.Context) (status int, err error) {
 	}
 	ctx, r.interrupted = catchInterrupts(ctx)
 	defer r.interrupted.stop()
-	status, err = r.inAgent(ctx)
+	if socket != "" {
+		status, err = r.inService(ctx, socket)
+	} else {
+		status, err = r.inAgent(ctx)
+	}
 	return status, errors.Join(err, r.recorder.close())
 }
 

@@ -100,7 +100,7 @@ func absolute(env Env, dir string) string {
 }
 
 // policySource reads policies, so that a mistake in a file is told with its place, and
-// before anything is made. A shipped one goes by its name: the agent has its own.
+// before anything is made.
 func policySource(set source.Set) (*ringfencev1.PolicySource, error) {
 	content, err := set.Read()
 	if err != nil {
@@ -109,6 +109,12 @@ func policySource(set source.Set) (*ringfencev1.PolicySource, error) {
 	if _, _, err := content.Load(); err != nil {
 		return nil, &statusError{err, serviceFailed}
 	}
+	return sourceOf(content), nil
+}
+
+// sourceOf is what was read as the API has it. A shipped policy goes by its name: the
+// agent has its own.
+func sourceOf(content source.Content) *ringfencev1.PolicySource {
 	from := &ringfencev1.PolicySource{}
 	for _, p := range content.Policies {
 		file := &ringfencev1.PolicyFile{Name: p.Name}
@@ -117,7 +123,7 @@ func policySource(set source.Set) (*ringfencev1.PolicySource, error) {
 		}
 		from.Files = append(from.Files, file)
 	}
-	return from, nil
+	return from
 }
 
 // authorizedKeys returns the lines of the keys that are given as such, or as files.
