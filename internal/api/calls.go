@@ -34,6 +34,7 @@ type calls struct {
 	log      *slog.Logger
 	stopping context.Context // ends every stream, whoever's
 	faults   atomic.Uint64
+	refused  atomic.Uint64
 
 	mu    sync.Mutex
 	count map[uint32]int // under way, by uid
@@ -100,9 +101,11 @@ func (c *calls) call(ctx context.Context, name string, run func() error) (err er
 		return PermissionDenied(hintPeer, "it is not known who calls")
 	}
 	if !admitted(ctx) {
+		c.refused.Add(1)
 		return PermissionDenied(hintPeer, "uid %d may not use the control API", peer.UID)
 	}
 	if !c.begin(peer.UID) {
+		c.refused.Add(1)
 		return ResourceExhausted("wait for some of them to end", "uid %d has too many calls under way", peer.UID)
 	}
 	defer c.end(peer.UID)
@@ -145,8 +148,10 @@ func (c *calls) toClient(ctx context.Context, name string, err error) error {
 	switch {
 	case errors.As(err, &own):
 		return own.whole()
-	case ctx.Err() != nil && (errors.Is(err, ctx.Err()) || errors.Is(err, context.Cause(ctx))):
-		return ErrorOf(context.Cause(ctx)) // the client has gone, or the agent is stopping
+	case errors.Is(context.Cause(ctx), errStopping): // whatever it says of its end
+		return errStopping
+	case ctx.Err() != nil && errors.Is(err, ctx.Err()):
+		return ErrorOf(err) // the client has gone, or waits no longer
 	}
 	if s, ok := status.FromError(err); ok { // gRPC's, such as of a method that is not there
 		return ErrorOf(s.Err())
@@ -173,9 +178,22 @@ type serverStream struct {
 // Context implements grpc.ServerStream.
 func (s *serverStream) Context() context.Context { return s.ctx }
 
-// RecvMsg implements grpc.ServerStream.
-func (s *serverStream) RecvMsg(message any) error {
-	return receive(s.ServerStream.RecvMsg, message)
+// RecvMsg implements grpc.ServerStream. Other than gRPC's it ends with the context,
+// so that a stream whose client says nothing ends when the agent stops.
+func (s *serverStream) RecvMsg(message any) error { return receive(s.read, message) }
+
+func (s *serverStream) read(into any) error {
+	if s.ctx.Err() != nil { // one read may still be waiting
+		return context.Cause(s.ctx)
+	}
+	got := make(chan error, 1)
+	go func() { got <- s.ServerStream.RecvMsg(into) }() // ends with the stream at the latest
+	select {
+	case err := <-got:
+		return err
+	case <-s.ctx.Done():
+		return context.Cause(s.ctx)
+	}
 }
 
 // receive reads one request and checks it.
@@ -207,7 +225,7 @@ const hintMessage = "send less at a time: a message of the API has at most 1 MiB
 func notReceived(err error) error {
 	e := ErrorOf(err)
 	switch e.Code {
-	case CodeCanceled, CodeDeadlineExceeded, CodeUnimplemented:
+	case CodeCanceled, CodeDeadlineExceeded, CodeUnimplemented, CodeUnavailable:
 		return e
 	case CodeResourceExhausted:
 		return ResourceExhausted(hintMessage, "%s", e.Message)

@@ -167,7 +167,7 @@ func hintOf(code Code) string {
 	case CodeCanceled:
 		return "nothing to do where the caller wanted it; what was begun may have been done: look before doing it again"
 	case CodeInvalidArgument:
-		return "change the request; docs/operations.md has the limits of all fields"
+		return "change the request; docs/api.md has the limits of all fields"
 	case CodeDeadlineExceeded:
 		return "it may still be done: look before doing it again, and wait longer"
 	case CodeNotFound:

@@ -21,7 +21,7 @@ import (
 func FuzzCheck(f *testing.F) {
 	f.Add(uint8(0), uint16(0), uint16(0), "", []byte("\x0a\x03box"))
 	f.Add(uint8(1), uint16(128), uint16(256), "a", []byte{})
-	f.Add(uint8(2), uint16(129), uint16(1), "RINGFENCE_", []byte("\x12\x02\x0a\x00"))
+	f.Add(uint8(2), uint16(100), uint16(1), "RINGFENCE_", []byte("\x12\x02\x0a\x00"))
 	f.Add(uint8(3), uint16(32), uint16(253), "a.", []byte("\x0a\x02\xff\xfe"))
 	f.Add(uint8(4), uint16(65), uint16(4096), "/..", []byte("\xf8\x01\x01"))
 	f.Add(uint8(5), uint16(64), uint16(4096), "\n", []byte{})

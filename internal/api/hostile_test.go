@@ -203,6 +203,9 @@ func TestConnectionsOfRoot(t *testing.T) {
 	if greeted != maxConnections && time.Since(begin) < handshakeTimeout || greeted < maxConnections {
 		t.Errorf("%d connections were admitted, want %d", greeted, maxConnections)
 	}
+	if stats := server.Stats(); stats.RefusedConnections != uint64(many-greeted) || stats.Connections > maxConnections {
+		t.Errorf("counts = %+v", stats)
+	}
 	for _, conn := range conns {
 		conn.Close()
 	}

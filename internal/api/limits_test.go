@@ -265,6 +265,7 @@ func TestRequestLimits(t *testing.T) {
 			},
 		}, "fields" + many},
 		{"past", 1000, one(func(n int) Message { return &pb.TailRecordsRequest{Past: uint32(n)} }), "past" + most},
+		{"after", 1024, one(func(n int) Message { return &pb.TailRecordsRequest{After: letters(n)} }), "after" + length},
 		{"labels of a list", 128, one(func(n int) Message { return &pb.ListSandboxesRequest{Labels: entries(n)} }), "labels" + many},
 		{"label key of a list", 256, one(func(n int) Message {
 			return &pb.ListSandboxesRequest{Labels: map[string]string{letters(n): ""}}

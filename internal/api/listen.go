@@ -9,6 +9,7 @@ import (
 	"os"
 	"path/filepath"
 	"sync"
+	"sync/atomic"
 	"syscall"
 	"time"
 
@@ -155,9 +156,10 @@ type listener struct {
 	*net.UnixListener
 	who *admission
 
-	mu    sync.Mutex
-	conns map[*peerConn]struct{}
-	count map[string]int // of each class
+	mu      sync.Mutex
+	conns   map[*peerConn]struct{}
+	count   map[string]int // of each class
+	refused uint64
 }
 
 // class is the bound that a peer's connections count for.
@@ -198,6 +200,7 @@ func (l *listener) admit(conn *net.UnixConn, info peerInfo) *peerConn {
 	defer l.mu.Unlock()
 	class, most := info.class()
 	if l.count[class] >= most || class != "root" && l.count[classOthers] >= maxConnections {
+		l.refused++
 		return nil
 	}
 	accepted := &peerConn{UnixConn: conn, peer: info, listener: l}
@@ -228,12 +231,14 @@ func (l *listener) forget(conn *peerConn) {
 	}
 }
 
-// closeAll closes every connection, also those that have not said anything yet.
-func (l *listener) closeAll() {
+// closeWhere closes connections.
+func (l *listener) closeWhere(chosen func(*peerConn) bool) {
 	l.mu.Lock()
 	var all []*peerConn
 	for conn := range l.conns {
-		all = append(all, conn)
+		if chosen(conn) {
+			all = append(all, conn)
+		}
 	}
 	l.mu.Unlock()
 	for _, conn := range all {
@@ -247,6 +252,16 @@ type peerConn struct {
 	peer     peerInfo
 	listener *listener
 	timer    *time.Timer // of a stranger's
+	greeted  atomic.Bool // both sides have said that they speak HTTP/2
+}
+
+// SetDeadline implements net.Conn. gRPC sets one for the handshake, and takes it
+// away when that is over.
+func (c *peerConn) SetDeadline(t time.Time) error {
+	if t.IsZero() {
+		c.greeted.Store(true)
+	}
+	return c.UnixConn.SetDeadline(t)
 }
 
 // Close implements net.Conn.

@@ -134,6 +134,7 @@ var rules = map[string]rule{
 	"QueryRecordsRequest.page_size":  rulePageSize,
 	"QueryRecordsRequest.page_token": rulePageToken,
 	"TailRecordsRequest.past":        {most: MaxPage},
+	"TailRecordsRequest.after":       rulePageToken,
 }
 
 // Rules of several fields.

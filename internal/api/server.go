@@ -163,6 +163,29 @@ func (s *Server) SetServing(serving bool) {
 	}
 }
 
+// Stats counts what a server has to do, and what it refused.
+type Stats struct {
+	Connections, Calls int
+	// Connections over a bound, and calls over one or of somebody who may not.
+	RefusedConnections, RefusedCalls uint64
+	// Calls that failed by a fault of the agent's.
+	Faults uint64
+}
+
+// Stats returns the present counts.
+func (s *Server) Stats() Stats {
+	stats := Stats{RefusedCalls: s.calls.refused.Load(), Faults: s.calls.faults.Load()}
+	s.calls.mu.Lock()
+	for _, n := range s.calls.count {
+		stats.Calls += n
+	}
+	s.calls.mu.Unlock()
+	s.listener.mu.Lock()
+	stats.Connections, stats.RefusedConnections = len(s.listener.conns), s.listener.refused
+	s.listener.mu.Unlock()
+	return stats
+}
+
 // Serve answers calls until Shutdown, and returns nil then.
 func (s *Server) Serve() error {
 	if err := s.grpc.Serve(s.listener); err != nil && !errors.Is(err, grpc.ErrServerStopped) {
@@ -177,6 +200,8 @@ func (s *Server) Serve() error {
 func (s *Server) Shutdown(ctx context.Context) error {
 	s.health.Shutdown()
 	s.stop(errStopping)
+	// gRPC would wait for those in the middle of a handshake, who may never end it.
+	s.listener.closeWhere(func(conn *peerConn) bool { return !conn.greeted.Load() })
 	stopped := make(chan struct{})
 	go s.graceful(stopped)
 	var err error
@@ -184,8 +209,7 @@ func (s *Server) Shutdown(ctx context.Context) error {
 	case <-stopped:
 	case <-ctx.Done():
 		err = fmt.Errorf("stop control API: %w", context.Cause(ctx))
-		// Also those in the middle of a handshake, for which Stop would wait.
-		s.listener.closeAll()
+		s.listener.closeWhere(func(*peerConn) bool { return true })
 		s.grpc.Stop()
 	}
 	s.once.Do(func() {

@@ -391,6 +391,46 @@ func TestShutdown(t *testing.T) {
 	}
 }
 
+// TestShutdownOfSilent does not wait for clients that say nothing: in a stream, in a
+// handshake, and in a stream of another maker's service.
+func TestShutdownOfSilent(t *testing.T) {
+	entered := make(chan struct{})
+	server := serve(t, ServerConfig{Services: Services{Sandboxes: sandboxes{exec: func(stream grpc.BidiStreamingServer[pb.ExecRequest, pb.ExecResponse]) error {
+		close(entered)
+		return echo(stream)
+	}}}})
+	client := dial(t, server)
+	exec, err := client.Sandboxes.Exec(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	<-entered
+	health, err := grpc_health_v1.NewHealthClient(client.conn).Watch(t.Context(), &grpc_health_v1.HealthCheckRequest{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := health.Recv(); err != nil {
+		t.Fatal(err)
+	}
+	silent := connectRaw(t, server)
+	wait(t, server, func() bool { return len(server.listener.conns) == 2 })
+	begin := time.Now()
+	ctx, cancel := context.WithTimeout(t.Context(), patience)
+	defer cancel()
+	if err := server.Shutdown(ctx); err != nil {
+		t.Error(err)
+	}
+	if took := time.Since(begin); took > handshakeTimeout/2 {
+		t.Errorf("shutting down took %v", took)
+	}
+	_, err = exec.Recv()
+	wantError(t, err, CodeUnavailable, "the agent is stopping")
+	for err = nil; err == nil; _, err = health.Recv() { // that it is not serving, and the end
+	}
+	wantError(t, err, CodeUnavailable, "the agent is stopping")
+	wantClosed(t, silent)
+}
+
 // TestShutdownEnds cuts off what does not end.
 func TestShutdownEnds(t *testing.T) {
 	entered, finish := make(chan struct{}), make(chan struct{})
