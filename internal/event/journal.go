@@ -1,14 +1,15 @@
 package event
 
 import (
+	"cmp"
 	"context"
 	"crypto/rand"
 	"encoding/binary"
 	"errors"
 	"fmt"
+	"math"
 	"slices"
 	"sync"
-	"unsafe"
 
 	"github.com/ringfence/ringfence/internal/flow"
 )
@@ -23,6 +24,9 @@ const (
 // MaxPage is how many records a page has at most.
 const MaxPage = 1000
 
+// inwardShare is of which part of the bounds records are kept that are of no way out.
+const inwardShare = 8
+
 // lookAtOnce is how many records are taken out at a time, so that Emit waits for no
 // more than that.
 const lookAtOnce = 512
@@ -32,9 +36,11 @@ var ErrFollowers = errors.New("too many follow the records")
 
 // JournalConfig says what a journal keeps.
 type JournalConfig struct {
-	Records   int // kept at most; 0 is DefaultJournalRecords
-	Bytes     int // that they hold at most; 0 is DefaultJournalBytes
-	Followers int // at once; 0 is DefaultFollowers
+	// Records and Bytes bound what is kept of connections, and what they hold; 0 is
+	// DefaultJournalRecords and DefaultJournalBytes. Of what people do to sandboxes an
+	// eighth of that is kept besides.
+	Records, Bytes int
+	Followers      int // at once; 0 is DefaultFollowers
 	// File is where every record is written as well; without a path, nowhere.
 	File FileConfig
 	// Report is told when records cannot be written, at most once a minute; may be nil.
@@ -64,26 +70,19 @@ type Page struct {
 // to a file where it is given one. It is a sink: Emit waits for no reader and no disk.
 //
 // There is one journal for all sandboxes, so one that makes many records pushes out
-// those of the others: what must be kept is for the file.
+// those of the others: what must be kept is for the file. But it does not push out what
+// people did: that is kept apart.
 type Journal struct {
 	cfg   JournalConfig
 	epoch uint64
 	file  *rotating // nil without
 	out   *Writer   // likewise
 
-	mu sync.Mutex
-	// kept is a ring: the record number n is at n modulo its length. It holds those
-	// from first up to, but without, next.
-	kept        []kept
-	first, next uint64
-	bytes       int
-	followers   int
-	wake        chan struct{} // closed by the next Emit; nil while nobody waits
-}
-
-type kept struct {
-	record *flow.Record
-	size   int
+	mu              sync.Mutex
+	outward, inward *ring
+	next            uint64 // the number of the next record, of whichever ring
+	followers       int
+	wake            chan struct{} // closed by the next Emit; nil while nobody waits
 }
 
 // NewJournal returns an empty journal. Close ends it.
@@ -100,7 +99,11 @@ func NewJournal(cfg JournalConfig) (*Journal, error) {
 	var epoch [8]byte
 	_, _ = rand.Read(epoch[:]) // which cannot fail
 	// The number 0 is no record's, so that a cursor's zero value stands for none.
-	j := &Journal{cfg: cfg, epoch: binary.LittleEndian.Uint64(epoch[:]) | 1, first: 1, next: 1, kept: make([]kept, min(cfg.Records, lookAtOnce))}
+	j := &Journal{
+		cfg: cfg, epoch: binary.LittleEndian.Uint64(epoch[:]) | 1, next: 1,
+		outward: newRing(cfg.Records, cfg.Bytes),
+		inward:  newRing(1+cfg.Records/inwardShare, 1+cfg.Bytes/inwardShare),
+	}
 	if cfg.File.Path == "" {
 		return j, nil
 	}
@@ -112,59 +115,23 @@ func NewJournal(cfg JournalConfig) (*Journal, error) {
 	return j, nil
 }
 
-// Emit keeps the record, and lets go of the oldest where there is no room.
+// Emit keeps the record, and lets go of the oldest of its kind where there is no room.
 func (j *Journal) Emit(r *flow.Record) {
 	if j.out != nil {
 		j.out.Emit(r)
 	}
-	size := sizeOf(r)
 	j.mu.Lock()
 	defer j.mu.Unlock()
-	for j.first < j.next && (j.bytes+size > j.cfg.Bytes || j.next-j.first >= uint64(j.cfg.Records)) {
-		oldest := j.at(j.first)
-		j.bytes -= oldest.size
-		*oldest = kept{}
-		j.first++
+	if r.Mode.Outward() {
+		j.outward.add(j.next, r)
+	} else {
+		j.inward.add(j.next, r)
 	}
-	if j.next-j.first == uint64(len(j.kept)) {
-		j.grow()
-	}
-	*j.at(j.next) = kept{r, size}
 	j.next++
-	j.bytes += size
 	if j.wake != nil {
 		close(j.wake)
 		j.wake = nil
 	}
-}
-
-// at returns the place of a record. The caller holds mu.
-func (j *Journal) at(n uint64) *kept { return &j.kept[n%uint64(len(j.kept))] }
-
-// grow doubles the ring, up to its bound. The caller holds mu.
-func (j *Journal) grow() {
-	larger := make([]kept, min(2*len(j.kept), j.cfg.Records))
-	for n := j.first; n < j.next; n++ {
-		larger[n%uint64(len(larger))] = *j.at(n)
-	}
-	j.kept = larger
-}
-
-// sizeOf is what a record holds, in bytes, as if it shared nothing.
-func sizeOf(r *flow.Record) int {
-	n := int(unsafe.Sizeof(*r)) + int(unsafe.Sizeof(kept{}))
-	for _, s := range []string{
-		r.Sandbox, r.Policy, r.Detail, r.Hint, r.Binary, r.Host, r.Address, r.ExecID, r.SHA256, r.Script,
-		r.User, r.Source, r.Key, r.Command, r.Object,
-	} {
-		n += len(s)
-	}
-	for _, list := range [][]string{r.Ancestors, r.Taints, r.Preload} {
-		for _, s := range list {
-			n += int(unsafe.Sizeof(s)) + len(s)
-		}
-	}
-	return n
 }
 
 // Query returns the records that the filter lets through, the oldest first and at
@@ -184,21 +151,21 @@ func (j *Journal) Query(f Filter, limit int, token string) (Page, error) {
 	var page Page
 	number, end := j.position(from)
 	for number < end {
-		records, at := j.look(number, min(number+lookAtOnce, end))
-		if len(records) == 0 {
+		seen := j.after(number, end)
+		if len(seen) == 0 {
 			break
 		}
-		for i, r := range records {
-			if !f.Match(r) {
+		for _, k := range seen {
+			if !f.Match(k.record) {
 				continue
 			}
 			if len(page.Entries) == limit {
-				page.Next = Cursor{j.epoch, at + uint64(i) - 1}.String()
+				page.Next = Cursor{j.epoch, k.number - 1}.String()
 				return page, nil
 			}
-			page.Entries = append(page.Entries, Entry{Cursor: Cursor{j.epoch, at + uint64(i)}, Record: r})
+			page.Entries = append(page.Entries, Entry{Cursor: Cursor{j.epoch, k.number}, Record: k.record})
 		}
-		number = at + uint64(len(records))
+		number = seen[len(seen)-1].number + 1
 	}
 	return page, nil
 }
@@ -206,46 +173,66 @@ func (j *Journal) Query(f Filter, limit int, token string) (Page, error) {
 // Last returns the newest records that the filter lets through, at most limit of
 // them, the oldest first; and where to follow from to miss none.
 func (j *Journal) Last(f Filter, limit int) ([]Entry, Cursor) {
-	first, end := j.position(Cursor{})
+	_, end := j.position(Cursor{})
 	var entries []Entry // the newest first
-	for at := end; at > first && len(entries) < limit; {
-		start := at - min(lookAtOnce, at-first)
-		records, from := j.look(start, at)
-		for i := len(records) - 1; i >= 0 && len(entries) < limit; i-- {
-			if f.Match(records[i]) {
-				entries = append(entries, Entry{Cursor: Cursor{j.epoch, from + uint64(i)}, Record: records[i]})
+	for at := end; len(entries) < limit; {
+		seen := j.before(at)
+		if len(seen) == 0 {
+			break
+		}
+		for _, k := range slices.Backward(seen) {
+			if len(entries) < limit && f.Match(k.record) {
+				entries = append(entries, Entry{Cursor: Cursor{j.epoch, k.number}, Record: k.record})
 			}
 		}
-		if from > start {
-			break // the rest was let go of
-		}
-		at = start
+		at = seen[0].number
 	}
 	slices.Reverse(entries)
 	return entries, Cursor{j.epoch, end - 1}
 }
 
-// position returns the number after a cursor's, and the one of the next record. A
-// cursor of another journal's stands for the oldest record there is.
+// position returns the number after a cursor's, and the one of the next record. After
+// another journal's comes the first there was.
 func (j *Journal) position(c Cursor) (number, end uint64) {
 	j.mu.Lock()
 	defer j.mu.Unlock()
-	if c.Epoch == j.epoch && c.Number >= j.first && c.Number < j.next {
+	if c.Epoch == j.epoch && c.Number < j.next {
 		return c.Number + 1, j.next
 	}
-	return j.first, j.next
+	return 1, j.next
 }
 
-// look returns the records from a number on, or from the first one that is still there,
-// up to but without end; and the number of the first of them.
-func (j *Journal) look(number, end uint64) (records []*flow.Record, at uint64) {
+// after returns the first records that are kept from a number on, up to but without
+// end.
+func (j *Journal) after(number, end uint64) []kept {
 	j.mu.Lock()
-	defer j.mu.Unlock()
-	at = max(number, j.first)
-	for i := at; i < min(end, j.next); i++ {
-		records = append(records, j.at(i).record)
+	out, in := j.outward.after(number, lookAtOnce), j.inward.after(number, lookAtOnce)
+	j.mu.Unlock()
+	seen := merge(out, in)
+	seen = seen[:min(lookAtOnce, len(seen))] // of what comes after, some may not be seen
+	for len(seen) > 0 && seen[len(seen)-1].number >= end {
+		seen = seen[:len(seen)-1]
 	}
-	return records, at
+	return seen
+}
+
+// before returns the last records that are kept below a number.
+func (j *Journal) before(number uint64) []kept {
+	j.mu.Lock()
+	out, in := j.outward.before(number, lookAtOnce), j.inward.before(number, lookAtOnce)
+	j.mu.Unlock()
+	seen := merge(out, in)
+	return seen[len(seen)-min(lookAtOnce, len(seen)):]
+}
+
+// merge returns the records of both by their numbers.
+func merge(out, in []kept) []kept {
+	if len(in) == 0 {
+		return out
+	}
+	all := append(out, in...) //nolint:gocritic // it is given away
+	slices.SortFunc(all, func(a, b kept) int { return cmp.Compare(a.number, b.number) })
+	return all
 }
 
 // Tail follows the records that the filter lets through: those after a cursor, or,
@@ -262,7 +249,7 @@ func (j *Journal) Tail(f Filter, from Cursor) (*Tail, error) {
 	case from.Epoch == j.epoch && from.Number < j.next:
 		t.next = from.Number + 1
 	case from != Cursor{}: // of another journal's, or of a record that there never was
-		t.next, t.restarted = j.first, true
+		t.next, t.restarted = 1, true
 	}
 	return t, nil
 }
@@ -298,9 +285,7 @@ type Tail struct {
 	lost      uint64
 	restarted bool
 
-	// seen are records that were taken out and not yet looked at, from the number at.
-	seen []*flow.Record
-	at   uint64
+	seen []kept // taken out, and not yet looked at
 
 	once sync.Once
 }
@@ -308,16 +293,20 @@ type Tail struct {
 // Next waits for the next record. An error is the context's.
 func (t *Tail) Next(ctx context.Context) (Entry, error) {
 	for {
-		for i, r := range t.seen {
-			if !t.filter.Match(r) {
-				continue
+		for len(t.seen) > 0 {
+			k := t.seen[0]
+			t.seen = t.seen[1:]
+			t.lost += k.number - t.next
+			t.next = k.number + 1
+			if t.filter.Match(k.record) {
+				e := Entry{Cursor: Cursor{t.journal.epoch, k.number}, Record: k.record, Lost: t.lost, Restarted: t.restarted}
+				if e.Restarted {
+					e.Lost = 0 // of how many it was restarted tells nothing
+				}
+				t.lost, t.restarted = 0, false
+				return e, nil
 			}
-			e := Entry{Cursor: Cursor{t.journal.epoch, t.at + uint64(i)}, Record: r, Lost: t.lost, Restarted: t.restarted}
-			t.seen, t.at = t.seen[i+1:], t.at+uint64(i)+1
-			t.lost, t.restarted = 0, false
-			return e, nil
 		}
-		t.seen = nil
 		if err := ctx.Err(); err != nil {
 			return Entry{}, fmt.Errorf("follow records: %w", err)
 		}
@@ -336,10 +325,7 @@ func (t *Tail) Next(ctx context.Context) (Entry, error) {
 // are.
 func (t *Tail) take() <-chan struct{} {
 	j := t.journal
-	t.seen, t.at = j.look(t.next, t.next+lookAtOnce)
-	t.lost += t.at - t.next
-	t.next = t.at + uint64(len(t.seen))
-	if len(t.seen) > 0 {
+	if t.seen = j.after(t.next, math.MaxUint64); len(t.seen) > 0 {
 		return nil
 	}
 	j.mu.Lock()

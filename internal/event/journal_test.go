@@ -4,7 +4,9 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"path/filepath"
 	"reflect"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -97,8 +99,8 @@ func TestJournalIsBoundedInBytes(t *testing.T) {
 	if n := len(got); n < 90 || n > 105 || got[n-1] != 499 {
 		t.Errorf("%d are kept", n)
 	}
-	if j.bytes > most {
-		t.Errorf("%d bytes", j.bytes)
+	if j.outward.bytes > most {
+		t.Errorf("%d bytes", j.outward.bytes)
 	}
 	// One that is too large for any is kept alone.
 	j.Emit(&flow.Record{PID: 7, Command: strings.Repeat("x", 2*most)})
@@ -108,11 +110,75 @@ func TestJournalIsBoundedInBytes(t *testing.T) {
 	}
 	emit(j, 9, 10)
 	sum := 0
-	for n := j.first; n < j.next; n++ {
-		sum += sizeOf(j.at(n).record)
+	for _, k := range j.after(1, j.next) {
+		sum += sizeOf(k.record)
 	}
-	if sum != j.bytes {
-		t.Errorf("%d bytes are counted, %d are there", j.bytes, sum)
+	if sum != j.outward.bytes || sum == 0 {
+		t.Errorf("%d bytes are counted, %d are there", j.outward.bytes, sum)
+	}
+}
+
+// A sandbox that makes many records does not push out who came in, and all come in their
+// order, with the gaps told.
+func TestJournalKeepsWhatPeopleDid(t *testing.T) {
+	for _, connections := range []uint32{3, 700, 2000} {
+		j := newJournal(t, JournalConfig{Records: 80}) // and 11 of the others
+		var want []uint32
+		emitted := uint32(0)
+		for login := range uint32(20) {
+			emitted++
+			j.Emit(&flow.Record{PID: emitted, Mode: flow.ModeSSH, Reason: flow.ReasonSSHLogin})
+			if login >= 9 {
+				want = append(want, emitted)
+			}
+			emit(j, emitted+1, emitted+connections)
+			emitted += connections
+		}
+		logins := Filter{Modes: []flow.Mode{flow.ModeSSH}}
+		for _, limit := range []int{1, 5, 100} {
+			if diff := cmp.Diff(want, all(t, j, logins, limit)); diff != "" {
+				t.Errorf("%d connections by %d: %s", connections, limit, diff)
+			}
+			last, _ := j.Last(logins, limit)
+			if diff := cmp.Diff(want[max(0, len(want)-limit):], pids(last)); diff != "" {
+				t.Errorf("the last %d with %d connections: %s", limit, connections, diff)
+			}
+		}
+		got := all(t, j, Filter{}, 7)
+		if !slices.IsSorted(got) || got[len(got)-1] != emitted || len(slices.Compact(slices.Clone(got))) != len(got) {
+			t.Errorf("%v", got)
+		}
+		last, _ := j.Last(Filter{}, 1000)
+		if diff := cmp.Diff(got, pids(last)); diff != "" {
+			t.Errorf("the last differ: %s", diff)
+		}
+		seen := uint32(1)
+		for tail := follow(t, j, Filter{}, Cursor{j.epoch, 1}); seen < emitted; {
+			e := next(t, tail)
+			if seen += 1 + uint32(e.Lost); e.Record.PID != seen {
+				t.Fatalf("%d comes after %d lost, and should be %d", e.Record.PID, e.Lost, seen)
+			}
+		}
+	}
+}
+
+// Of many that are looked at in parts, none is left out where the two kinds meet.
+func TestJournalInParts(t *testing.T) {
+	j := newJournal(t, JournalConfig{})
+	const each = lookAtOnce + 100
+	n := uint32(0)
+	for _, mode := range []flow.Mode{flow.ModeSSH, flow.ModeConnect, flow.ModeAPI} {
+		for range each {
+			n++
+			j.Emit(&flow.Record{PID: n, Mode: mode})
+		}
+	}
+	if diff := cmp.Diff(span(1, 3*each), all(t, j, Filter{}, MaxPage)); diff != "" {
+		t.Error(diff)
+	}
+	last, _ := j.Last(Filter{}, 3*each)
+	if diff := cmp.Diff(span(1, 3*each), pids(last)); diff != "" {
+		t.Error(diff)
 	}
 }
 
@@ -343,9 +409,13 @@ func TestTailCounts(t *testing.T) {
 
 func BenchmarkJournalEmit(b *testing.B) {
 	record := &flow.Record{Binary: "/usr/bin/curl", Host: "example.com", Ancestors: []string{"/bin/bash"}}
-	for name, followers := range map[string]int{"alone": 0, "followed": 8} {
+	for name, followers := range map[string]int{"alone": 0, "followed": 8, "file": 0} {
 		b.Run(name, func(b *testing.B) {
-			j := newJournal(b, JournalConfig{})
+			cfg := JournalConfig{}
+			if name == "file" {
+				cfg.File = FileConfig{Path: filepath.Join(b.TempDir(), "records"), Bytes: 1 << 20}
+			}
+			j := newJournal(b, cfg)
 			ctx, cancel := context.WithCancel(context.Background())
 			var readers sync.WaitGroup
 			for range followers {
@@ -362,6 +432,7 @@ func BenchmarkJournalEmit(b *testing.B) {
 			for b.Loop() {
 				j.Emit(record)
 			}
+			b.ReportMetric(float64(j.Lost())/float64(b.N), "lost/op")
 			cancel()
 			readers.Wait()
 		})

@@ -5,20 +5,30 @@ import (
 	"time"
 )
 
-// saveEvery is how often trust is saved at most, while more and more paths are used.
-const saveEvery = time.Second
+const (
+	// saveEvery is how often trust is saved at most, while more and more paths are used.
+	saveEvery = time.Second
+	// retryEvery is how often at least it is tried, while it cannot be saved.
+	retryEvery = time.Minute
+)
 
 // save has what is trusted saved after it changed, in the background: at once after a
-// quiet time, else with what comes within saveEvery; and at the end what is left.
+// quiet time, else with what comes within saveEvery; and at the end what is left. What
+// could not be saved is tried again, after longer and longer.
 func (t *Table) save(ctx context.Context, save func([]Trust) error) {
+	wait := saveEvery
 	for ctx.Err() == nil {
 		select {
 		case <-ctx.Done():
 		case <-t.trust.changed:
-			t.saveNow(save)
+			if t.saveNow(save) {
+				wait = saveEvery
+			} else {
+				wait = min(2*wait, retryEvery)
+			}
 			select {
 			case <-ctx.Done():
-			case <-time.After(saveEvery):
+			case <-time.After(wait):
 			}
 		}
 	}
@@ -29,11 +39,13 @@ func (t *Table) save(ctx context.Context, save func([]Trust) error) {
 	}
 }
 
-// saveNow saves. What could not be saved is tried again with the next turn.
-func (t *Table) saveNow(save func([]Trust) error) {
+// saveNow saves, and reports whether that went well.
+func (t *Table) saveNow(save func([]Trust) error) bool {
 	if err := save(t.Trusted()); err != nil {
-		t.trust.touch()
+		t.trust.touch() // it is still to be saved
+		return false
 	}
+	return true
 }
 
 // Trusted returns what is trusted, by path.
