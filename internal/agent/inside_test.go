@@ -55,7 +55,11 @@ while True:
 // execRecords reads the kernel's record of every program image.
 func execRecords(t *testing.T, a *Agent) map[flow.ExecID]flow.Exec {
 	t.Helper()
-	m, err := ebpf.LoadPinnedMap(filepath.Join(a.instance.pinDir(), "map_execs"), &ebpf.LoadPinOptions{ReadOnly: true})
+	paths, err := filepath.Glob(filepath.Join(a.instance.pinDir(), "gen_*", "map_execs"))
+	if err != nil || len(paths) != 1 {
+		t.Fatalf("maps %v, %v", paths, err)
+	}
+	m, err := ebpf.LoadPinnedMap(paths[0], &ebpf.LoadPinOptions{ReadOnly: true})
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -13,6 +13,8 @@ import (
 	"github.com/google/go-cmp/cmp"
 	"golang.org/x/sys/unix"
 
+	"github.com/ringfence/ringfence/internal/cgroup"
+	"github.com/ringfence/ringfence/internal/netns"
 	"github.com/ringfence/ringfence/internal/testenv"
 )
 
@@ -177,6 +179,78 @@ func TestOwnProgramIsTheOnlyFile(t *testing.T) {
 			t.Errorf("%s: %+v", script, r)
 		}
 	}
+}
+
+// An agent whose file was replaced, as an upgrade does, still starts its own programs,
+// under a policy's files too.
+func TestBuiltinsOfAReplacedAgent(t *testing.T) {
+	testenv.RequireLandlock(t, abiTruncate)
+	dir := probeDir(t)
+	out, err := exec.CommandContext(t.Context(), dir+"/probe", "probe-replaced", testGroup(t).Path()).CombinedOutput()
+	if err != nil || string(out) != "both run\n" {
+		t.Errorf("%v, %s", err, out)
+	}
+}
+
+// probeReplaced is an agent that puts another file in the place of its own, and then
+// starts a sandbox with an SFTP server and a dialer in it.
+func probeReplaced(args []string) int {
+	if err := runReplaced(args[0]); err != nil {
+		fmt.Println(err)
+		return 1
+	}
+	fmt.Println("both run")
+	return 0
+}
+
+func runReplaced(group string) error {
+	self, err := os.Executable()
+	if err != nil {
+		return err
+	}
+	if err := errors.Join(os.WriteFile(self+".new", []byte("#!/bin/false\n"), 0o755), os.Rename(self+".new", self)); err != nil {
+		return err
+	}
+	g, err := cgroup.Open(group)
+	if err != nil {
+		return err
+	}
+	defer g.Close()
+	ns, err := netns.New()
+	if err != nil {
+		return err
+	}
+	defer ns.Close()
+	config := Config{Name: "box", Netns: ns, Cgroup: g.File()}
+	withFiles([]string{"/usr", "/lib", "/lib64"}, nil)(&config)
+	ctx, cancel := context.WithTimeout(context.Background(), testTimeout)
+	defer cancel()
+	n, err := Start(ctx, config)
+	if err != nil {
+		return err
+	}
+	defer n.Close()
+	pipes, err := PipeStdio()
+	if err != nil {
+		return err
+	}
+	defer pipes.Close()
+	p, err := n.Exec(ctx, Command{Builtin: BuiltinSFTP, Dir: "/", UID: testUID, GID: testUID, Stdio: pipes.Stdio})
+	pipes.Started()
+	if err != nil {
+		return err
+	}
+	if err := pipes.Stdin.Close(); err != nil {
+		return err
+	}
+	if status, err := p.Wait(ctx); err != nil || status.ExitCode() != 0 {
+		return fmt.Errorf("SFTP ended with %+v: %w", status, err)
+	}
+	_, err = n.Dial(ctx, dialConfig("unix", "/run/no such", 0))
+	if !errors.Is(err, unix.ENOENT) {
+		return fmt.Errorf("dial: %w", err)
+	}
+	return nil
 }
 
 // A session that asks for files without end comes to the bound, and lives on.

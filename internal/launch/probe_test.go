@@ -22,6 +22,7 @@ func probes() map[string]func([]string) int {
 		"probe-pty":          probePTY,
 		"probe-parent-death": probeParentDeath,
 		"probe-echo":         probeEcho,
+		"probe-replaced":     probeReplaced,
 		"probe-reach":        probeReach,
 		"probe-self":         probeSelf,
 
