@@ -12,6 +12,7 @@ import (
 	"io/fs"
 	"log/slog"
 	"net/netip"
+	"os"
 	"path/filepath"
 	"sync"
 
@@ -58,7 +59,8 @@ type Agent struct {
 	stop     context.CancelFunc
 	tasks    sync.WaitGroup
 
-	told told // of rejections of no sandbox
+	told   told     // of rejections of no sandbox
+	counts *os.File // in which a named instance keeps them
 
 	// inherits: the hooks are those of an agent before, and perhaps there are sandboxes.
 	inherits bool
@@ -150,6 +152,9 @@ func (a *Agent) rest() error {
 	var errs []error
 	if a.watches != nil {
 		errs = append(errs, a.watches.Close())
+	}
+	if a.counts != nil {
+		errs = append(errs, a.counts.Close())
 	}
 	if a.datapath != nil {
 		errs = append(errs, a.datapath.Close())

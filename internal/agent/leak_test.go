@@ -103,7 +103,7 @@ func use(ctx context.Context, a *Agent, engine *policy.Engine, name string) (err
 // entries counts what is in the pinned maps.
 func entries(t *testing.T, a *Agent) map[string]int {
 	t.Helper()
-	paths, err := filepath.Glob(filepath.Join(a.instance.pinDir(), "map_*"))
+	paths, err := filepath.Glob(filepath.Join(a.instance.pinDir(), "*", "map_*"))
 	if err != nil || len(paths) == 0 {
 		t.Fatalf("maps %v, %v", paths, err)
 	}

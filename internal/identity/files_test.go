@@ -452,7 +452,7 @@ func TestChangedAfterALateRead(t *testing.T) {
 }
 
 func TestTrustIsBounded(t *testing.T) {
-	trust := newTrust()
+	trust := newTrust(nil, nil)
 	hashes, err := NewHashes()
 	if err != nil {
 		t.Fatal(err)

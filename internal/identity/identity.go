@@ -45,6 +45,11 @@ type Config struct {
 	Named func(path string) bool
 	// Size is how many identities are kept; 0 means DefaultSize.
 	Size int
+	// Trusted is what a table before this one was told to Remember, in that order.
+	Trusted []Trusted
+	// Remember is told of what a table of the same sandbox must know after this one.
+	// With an error a file is not trusted that is used first. Nil: there is none.
+	Remember func(Trusted) error
 }
 
 // Table keeps the identities of one sandbox. Ids are never reused, so what ran is
@@ -83,7 +88,7 @@ func NewTable(cfg Config) (*Table, error) {
 	}
 	t := &Table{
 		execs: cfg.Execs, named: cfg.Named, identities: identities, images: images,
-		trust: newTrust(), reader: newReader(cfg.Files, cfg.Hashes),
+		trust: newTrust(cfg.Trusted, cfg.Remember), reader: newReader(cfg.Files, cfg.Hashes),
 	}
 	return t, nil
 }
@@ -180,9 +185,9 @@ func (t *Table) Outdate() { t.round.Add(1) }
 
 // Accept forgets what was used under a path so far: the operator has changed the
 // file, and what is used next is trusted.
-func (t *Table) Accept(path string) {
-	t.trust.forget(path)
-	t.Outdate()
+func (t *Table) Accept(path string) error {
+	defer t.Outdate()
+	return t.trust.forget(path)
 }
 
 // Renew returns an identity as it is judged now.
