@@ -4,6 +4,7 @@ import (
 	"bufio"
 	"errors"
 	"fmt"
+	"log/slog"
 	"net"
 	"net/netip"
 	"os"
@@ -12,6 +13,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/google/go-cmp/cmp"
 	"golang.org/x/sys/unix"
 
 	"github.com/ringfence/ringfence/internal/cgroup"
@@ -83,7 +85,7 @@ func (f *follow) skip() {
 	f.r.Reset(f.f)
 }
 
-func newWorld(t *testing.T) *testenv.Env {
+func newWorld(t testing.TB) *testenv.Env {
 	t.Helper()
 	testenv.Require(t, "bash", "getent", "python3")
 	env := testenv.New(t)
@@ -99,7 +101,7 @@ func TestAdoptAfterKill(t *testing.T) {
 	instance := instanceOf(t)
 	env := newWorld(t)
 	first := startRemote(t, env, instance)
-	state := first.do(order{Create: "box"}).State
+	state := first.do(order{Create: []string{"box"}}).States["box"]
 	log := filepath.Join(t.TempDir(), "log")
 	first.do(order{Exec: &remoteCommand{Sandbox: "box", Script: connecting, Log: log}})
 	lines := newFollow(t, log)
@@ -146,7 +148,7 @@ func TestAdoptAfterKill(t *testing.T) {
 	lines.skip()
 	lines.await("got 220")
 	third.run("box", "kill -KILL "+number)
-	t.Log("close", third.do(order{Close: true}).Took)
+	third.do(order{Close: true})
 	_, again := expectRecords(t, third)
 	tried := uint64(strings.Count(readFile(t, log), "refused\n"))
 	if told := refused + again; told > tried || told < tried-1 { // the one that was killed may not have sent
@@ -186,7 +188,7 @@ func TestDetachAndAdopt(t *testing.T) {
 	instance := instanceOf(t)
 	env := newWorld(t)
 	first := startRemote(t, env, instance)
-	state := first.do(order{Create: "box"}).State
+	state := first.do(order{Create: []string{"box"}}).States["box"]
 	log := filepath.Join(t.TempDir(), "log")
 	first.do(order{Exec: &remoteCommand{Sandbox: "box", Script: connecting, Log: log}})
 	lines := newFollow(t, log)
@@ -209,7 +211,7 @@ func TestDetachAndAdopt(t *testing.T) {
 	}
 	third.do(order{Claim: []string{}})
 	lines.await("got 220")
-	t.Log("close", third.do(order{Close: true}).Took)
+	third.do(order{Close: true})
 	expectNothing(t, instance)
 }
 
@@ -220,10 +222,9 @@ func TestLostAndUnclaimed(t *testing.T) {
 	env := newWorld(t)
 	first := startRemote(t, env, instance)
 	names := []string{"dead", "moved", "forged", "forgotten", "later", "fine"}
-	states := map[string]sandbox.State{}
+	states := first.do(order{Create: names}).States
 	log := filepath.Join(t.TempDir(), "log")
 	for _, name := range names {
-		states[name] = first.do(order{Create: name}).State
 		first.do(order{Exec: &remoteCommand{Sandbox: name, Script: "sleep 1000", Log: log}})
 	}
 	first.kill()
@@ -262,12 +263,12 @@ func TestLostAndUnclaimed(t *testing.T) {
 		t.Error(lost)
 	}
 	for _, name := range []string{"dead", "moved", "forged", "forgotten", "never"} {
-		second.do(order{Create: name})
+		second.do(order{Create: []string{name}})
 		if got := second.run(name, "echo there"); got != "there\n" {
 			t.Errorf("%s: %q", name, got)
 		}
 	}
-	t.Log("close", second.do(order{Close: true}).Took)
+	second.do(order{Close: true})
 	expectNothing(t, instance)
 }
 
@@ -317,4 +318,113 @@ func expectNoCgroup(t *testing.T, instance, name string) {
 	if _, err := os.Lstat(groupPath(t, instance, name)); !errors.Is(err, os.ErrNotExist) {
 		t.Errorf("the cgroup of %s is left: %v", name, err)
 	}
+}
+
+// Twenty sandboxes are served within a second of the agent's start.
+func TestAdoptMany(t *testing.T) {
+	took := adoptMany(t, 20)
+	t.Logf("20 sandboxes were served after %v", took.Round(time.Millisecond))
+	if took > 5*time.Second { // of a machine that does nothing else: one
+		t.Errorf("20 sandboxes were served after %v", took)
+	}
+}
+
+// adoptMany kills an agent with many sandboxes, and returns how long another one takes
+// from its start until all are served.
+func adoptMany(t testing.TB, n int) time.Duration {
+	t.Helper()
+	instance := instanceOf(t)
+	env := newWorld(t)
+	var names []string
+	for i := range n {
+		names = append(names, fmt.Sprint("box-", i))
+	}
+	first := startRemote(t, env, instance)
+	created := first.do(order{Create: names})
+	t.Logf("%d sandboxes were created in %v", n, created.Took.Round(time.Millisecond))
+	first.kill()
+	second := startRemote(t, env, instance)
+	adopted := second.do(order{Adopt: created.States})
+	if len(adopted.Lost) > 0 {
+		t.Fatal(adopted.Lost)
+	}
+	for _, name := range []string{names[0], names[n-1]} {
+		if got := second.run(name, "exec 3<>/dev/tcp/allowed.test/25; read -r line <&3; echo $line"); !strings.HasPrefix(got, "220") {
+			t.Errorf("%s: %q", name, got)
+		}
+	}
+	second.do(order{Claim: []string{}})
+	t.Logf("they were removed in %v", second.do(order{Close: true}).Took.Round(time.Millisecond))
+	expectNothing(t, instance)
+	return second.took + adopted.Took
+}
+
+// BenchmarkAdopt is from the start of an agent until 500 sandboxes are served.
+func BenchmarkAdopt(b *testing.B) {
+	for b.Loop() {
+		b.ReportMetric(float64(adoptMany(b, 500).Milliseconds()), "ms/500")
+	}
+}
+
+// Adopting and leaving costs nothing that stays: no descriptor, goroutine, process,
+// namespace, mount or cgroup, and no entry in the hooks.
+func TestAdoptLeavesNothing(t *testing.T) {
+	instance := instanceOf(t)
+	begin := func() *Agent {
+		t.Helper()
+		a, err := Start(t.Context(), Config{
+			Instance: instance, MaxSandboxes: maxSandboxes, Sink: &tally{count: map[string]int{}},
+			Log: slog.New(slog.NewTextHandler(t.Output(), nil)),
+		})
+		if err != nil {
+			t.Fatal(err)
+		}
+		return a
+	}
+	a := begin()
+	sb, err := a.CreateSandbox(t.Context(), SandboxConfig{Name: "box", Engine: emptyPolicy(t)})
+	if err != nil {
+		t.Fatal(err)
+	}
+	state := sb.State()
+	adopt := func() {
+		t.Helper()
+		a = begin()
+		if _, err := a.AdoptSandbox(t.Context(), SandboxConfig{Name: "box", Engine: emptyPolicy(t)}, state); err != nil {
+			t.Fatal(err)
+		}
+		if err := a.RemoveUnclaimed(t.Context(), nil); err != nil {
+			t.Fatal(err)
+		}
+	}
+	detach := func() {
+		t.Helper()
+		if err := a.Detach(); err != nil {
+			t.Fatal(err)
+		}
+	}
+	detach()
+	adopt()
+	entriesBefore := entries(t, a)
+	detach()
+	before, err := testenv.TakeSnapshot(instance)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for range 10 {
+		adopt()
+		detach()
+	}
+	leaked, err := before.Settle(5 * time.Second)
+	if err != nil || len(leaked) > 0 {
+		t.Errorf("left behind: %v\n  %s", err, strings.Join(leaked, "\n  "))
+	}
+	adopt()
+	if diff := cmp.Diff(entriesBefore, entries(t, a)); diff != "" {
+		t.Errorf("map entries (-before +after):\n%s", diff)
+	}
+	if err := a.Close(); err != nil {
+		t.Error(err)
+	}
+	expectNothing(t, instance)
 }

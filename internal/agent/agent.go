@@ -104,10 +104,10 @@ func Start(ctx context.Context, cfg Config) (_ *Agent, err error) {
 	if a.watches, err = watch.NewHub(); err != nil {
 		return nil, err
 	}
-	if a.instance, err = claimInstance(cfg.Instance, cfg.Log); err != nil {
+	if a.instance, err = claimInstance(ctx, cfg.Instance, cfg.Log); err != nil {
 		return nil, err
 	}
-	if err := a.makeParent(); err != nil {
+	if err := a.makeParent(ctx); err != nil {
 		return nil, err
 	}
 	if err := a.openHooks(ctx); err != nil {
@@ -166,7 +166,7 @@ func (a *Agent) rest() error {
 }
 
 // makeParent makes the cgroup to which the hooks are attached once.
-func (a *Agent) makeParent() error {
+func (a *Agent) makeParent(ctx context.Context) error {
 	root, err := cgroup.Find()
 	if err != nil {
 		return err
@@ -186,14 +186,14 @@ func (a *Agent) makeParent() error {
 		return err
 	}
 	if a.instance.named {
-		return a.holdNamed()
+		return a.holdNamed(ctx)
 	}
 	return holdCgroup(a.parent)
 }
 
 // holdNamed tells of an agent that has the cgroup and whose directory somebody removed.
-func (a *Agent) holdNamed() error {
-	err := patiently(func() error { return holdCgroup(a.parent) })
+func (a *Agent) holdNamed(ctx context.Context) error {
+	err := patiently(ctx, func() error { return holdCgroup(a.parent) })
 	if errors.Is(err, errCgroupHeld) {
 		err = errors.Join(&HeldError{Instance: a.instance.name()}, err)
 	}

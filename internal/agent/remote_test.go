@@ -28,16 +28,17 @@ import (
 // A remote is an agent of a named instance in a process of its own, which can be
 // killed. It does what it is told, one order after the other.
 type remote struct {
-	t        *testing.T
+	t        testing.TB
 	instance string
 	cmd      *exec.Cmd
 	in       io.WriteCloser
 	out      *json.Decoder
+	took     time.Duration // by its start
 }
 
 // order is what a remote is to do. The field that is set says it.
 type order struct {
-	Create string
+	Create []string
 	Adopt  map[string]sandbox.State
 	Claim  []string
 	Exec   *remoteCommand
@@ -55,7 +56,7 @@ type remoteCommand struct {
 type answer struct {
 	Err     string
 	Lost    map[string]string // sandboxes that could not be adopted
-	State   sandbox.State
+	States  map[string]sandbox.State
 	Out     string
 	Records []toldRecord
 	Took    time.Duration
@@ -90,6 +91,10 @@ func remoteMain(instance string) int {
 		Trusted:   []netip.Prefix{netip.MustParsePrefix("198.51.100.0/24")},
 	})
 	out := json.NewEncoder(os.Stdout)
+	var p *policy.Policy
+	if err == nil {
+		p, _, err = policy.Load(policy.Source{Name: "test", Data: []byte(remotePolicy)})
+	}
 	if err != nil {
 		_ = out.Encode(answer{Err: err.Error()})
 		return 1
@@ -102,7 +107,7 @@ func remoteMain(instance string) int {
 			return 1
 		}
 		start := time.Now()
-		result, err := o.do(a, records)
+		result, err := o.do(a, p, records)
 		if err != nil {
 			result.Err = err.Error()
 		}
@@ -123,21 +128,13 @@ func (c *collector) Emit(r *flow.Record) {
 	c.records = append(c.records, toldRecord{r.Verdict == flow.Allow, r.Sandbox, r.Host, r.Binary, r.Reason, r.Count})
 }
 
-func (o *order) do(a *Agent, records *collector) (answer, error) {
+func (o *order) do(a *Agent, p *policy.Policy, records *collector) (answer, error) {
 	ctx := context.Background()
 	switch {
-	case o.Create != "":
-		cfg, err := remoteSandbox(ctx, o.Create)
-		if err != nil {
-			return answer{}, err
-		}
-		sb, err := a.CreateSandbox(ctx, cfg)
-		if err != nil {
-			return answer{}, err
-		}
-		return answer{State: sb.State()}, nil
+	case o.Create != nil:
+		return createAll(ctx, a, p, o.Create)
 	case o.Adopt != nil:
-		return adoptAll(ctx, a, o.Adopt)
+		return adoptAll(ctx, a, p, o.Adopt)
 	case o.Claim != nil:
 		return answer{}, a.RemoveUnclaimed(ctx, o.Claim)
 	case o.Exec != nil:
@@ -155,23 +152,43 @@ func (o *order) do(a *Agent, records *collector) (answer, error) {
 	return answer{}, errors.New("no order")
 }
 
-func remoteSandbox(ctx context.Context, name string) (SandboxConfig, error) {
-	p, _, err := policy.Load(policy.Source{Name: "test", Data: []byte(remotePolicy)})
-	if err != nil {
-		return SandboxConfig{}, err
-	}
+func remoteSandbox(ctx context.Context, p *policy.Policy, name string) (SandboxConfig, error) {
 	engine, err := policy.NewEngine(ctx, p, policy.Config{})
 	return SandboxConfig{Name: name, Engine: engine}, err
 }
 
-func adoptAll(ctx context.Context, a *Agent, states map[string]sandbox.State) (answer, error) {
+func createAll(ctx context.Context, a *Agent, p *policy.Policy, names []string) (answer, error) {
+	result := answer{States: map[string]sandbox.State{}}
+	var mu sync.Mutex
+	var group errgroup.Group
+	group.SetLimit(8)
+	for _, name := range names {
+		group.Go(func() error {
+			cfg, err := remoteSandbox(ctx, p, name)
+			if err != nil {
+				return err
+			}
+			sb, err := a.CreateSandbox(ctx, cfg)
+			if err != nil {
+				return err
+			}
+			mu.Lock()
+			defer mu.Unlock()
+			result.States[name] = sb.State()
+			return nil
+		})
+	}
+	return result, group.Wait()
+}
+
+func adoptAll(ctx context.Context, a *Agent, p *policy.Policy, states map[string]sandbox.State) (answer, error) {
 	result := answer{Lost: map[string]string{}}
 	var mu sync.Mutex
 	var group errgroup.Group
 	group.SetLimit(16)
 	for name, state := range states {
 		group.Go(func() error {
-			cfg, err := remoteSandbox(ctx, name)
+			cfg, err := remoteSandbox(ctx, p, name)
 			if err != nil {
 				return err
 			}
@@ -230,18 +247,19 @@ func (c *remoteCommand) run(ctx context.Context, a *Agent) (string, error) {
 }
 
 // startRemote starts an agent of an instance, in the network of env.
-func startRemote(t *testing.T, env *testenv.Env, instance string) *remote {
+func startRemote(t testing.TB, env *testenv.Env, instance string) *remote {
 	t.Helper()
 	r := launchRemote(t, env, instance)
-	if first := r.answer(); first.Err != "" {
+	first := r.answer()
+	if first.Err != "" {
 		t.Fatal(first.Err)
-	} else {
-		t.Logf("the agent started in %v", first.Took.Round(time.Millisecond))
 	}
+	r.took = first.Took
+	t.Logf("the agent started in %v", first.Took.Round(time.Millisecond))
 	return r
 }
 
-func launchRemote(t *testing.T, env *testenv.Env, instance string) *remote {
+func launchRemote(t testing.TB, env *testenv.Env, instance string) *remote {
 	t.Helper()
 	self, err := os.Executable()
 	if err != nil {
@@ -298,7 +316,7 @@ func (r *remote) kill() {
 }
 
 // instanceOf returns an instance of this test alone, of which nothing is left after it.
-func instanceOf(t *testing.T) string {
+func instanceOf(t testing.TB) string {
 	t.Helper()
 	if os.Getuid() != 0 {
 		t.Skip("skip: root is needed to attach hooks")
@@ -317,7 +335,7 @@ func instanceOf(t *testing.T) string {
 }
 
 // expectNothing looks for parts of an instance.
-func expectNothing(t *testing.T, instance string) {
+func expectNothing(t testing.TB, instance string) {
 	t.Helper()
 	for _, dir := range roots() {
 		if _, err := os.Lstat(filepath.Join(dir, instance)); !errors.Is(err, os.ErrNotExist) {

@@ -178,7 +178,8 @@ func (sb *Sandbox) serve(ctx context.Context, cfg SandboxConfig) {
 // without an answer: fenced, so it is told, and nothing else is done.
 func (sb *Sandbox) service(name string, run func() error) {
 	sb.services.Go(func() {
-		if err := run(); err != nil {
+		// One that had not begun when the sandbox was ended says so, too.
+		if err := run(); err != nil && !sb.closed.Load() {
 			sb.agent.cfg.Log.Error("service ended", "sandbox", sb.Name(), "service", name, "error", err)
 		}
 	})
