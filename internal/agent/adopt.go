@@ -13,6 +13,7 @@ import (
 
 	"github.com/ringfence/ringfence/internal/cgroup"
 	"github.com/ringfence/ringfence/internal/datapath"
+	"github.com/ringfence/ringfence/internal/flow"
 	"github.com/ringfence/ringfence/internal/sandbox"
 )
 
@@ -53,6 +54,20 @@ func (a *Agent) openHooks(ctx context.Context) error {
 	if a.inherits = opening.How != datapath.Fresh; !a.inherits {
 		a.settle()
 	}
+	return a.keepTold()
+}
+
+// keepTold has the counts of rejections that were of no sandbox outlive this agent.
+func (a *Agent) keepTold() (err error) {
+	if a.counts, err = os.OpenFile(filepath.Join(a.instance.dir, "told"), os.O_RDWR|os.O_CREATE, 0o600); err != nil {
+		return fmt.Errorf("open counts: %w", err)
+	}
+	if a.inherits {
+		a.told.recall(readCounts(a.counts))
+	} else if err := writeCounts(a.counts, nil); err != nil {
+		return err
+	}
+	a.told.keep = func(counts map[flow.Reason]uint64) error { return writeCounts(a.counts, counts) }
 	return nil
 }
 
@@ -108,17 +123,28 @@ func (a *Agent) AdoptSandbox(ctx context.Context, cfg SandboxConfig, state sandb
 	defer a.coming.RUnlock()
 	sb := &Sandbox{agent: a, adopted: true}
 	parts := a.parts(cfg)
-	sb.Sandbox, err = sandbox.Adopt(ctx, parts, state)
+	err = sb.adopt(ctx, cfg, parts, state)
 	if errors.Is(err, sandbox.ErrLost) {
-		return nil, errors.Join(err, sandbox.Remove(context.WithoutCancel(ctx), parts, state.CgroupID))
+		err = errors.Join(err, sandbox.Remove(context.WithoutCancel(ctx), parts, state.CgroupID))
 	}
 	if err != nil {
 		return nil, err
 	}
-	if err := sb.start(ctx, cfg); err != nil {
-		return nil, errors.Join(err, sb.Sandbox.Detach())
-	}
 	return sb, nil
+}
+
+func (sb *Sandbox) adopt(ctx context.Context, cfg SandboxConfig, parts sandbox.Config, state sandbox.State) (err error) {
+	if sb.Sandbox, err = sandbox.Adopt(ctx, parts, state); err != nil {
+		return err
+	}
+	var before *recollection
+	if sb.memory, before, err = recall(sb.Memory()); err == nil {
+		err = sb.start(ctx, cfg, before)
+	}
+	if err != nil {
+		return errors.Join(err, sb.Sandbox.Detach())
+	}
+	return nil
 }
 
 // RemoveUnclaimed removes the sandboxes of agents before that were neither adopted nor

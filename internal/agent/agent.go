@@ -12,6 +12,7 @@ import (
 	"io/fs"
 	"log/slog"
 	"net/netip"
+	"os"
 	"path/filepath"
 	"sync"
 
@@ -59,7 +60,8 @@ type Agent struct {
 	stop     context.CancelFunc
 	tasks    sync.WaitGroup
 
-	told told // of rejections of no sandbox
+	told   told     // of rejections of no sandbox
+	counts *os.File // in which a named instance keeps them
 
 	// inherits: the hooks are those of an agent before, and perhaps there are sandboxes.
 	inherits bool
@@ -103,10 +105,10 @@ func Start(ctx context.Context, cfg Config) (_ *Agent, err error) {
 	if a.watches, err = watch.NewHub(); err != nil {
 		return nil, err
 	}
-	if a.instance, err = claimInstance(cfg.Instance, cfg.Log); err != nil {
+	if a.instance, err = claimInstance(ctx, cfg.Instance, cfg.Log); err != nil {
 		return nil, err
 	}
-	if err := a.makeParent(); err != nil {
+	if err := a.makeParent(ctx); err != nil {
 		return nil, err
 	}
 	if err := a.openHooks(ctx); err != nil {
@@ -152,6 +154,9 @@ func (a *Agent) rest() error {
 	if a.watches != nil {
 		errs = append(errs, a.watches.Close())
 	}
+	if a.counts != nil {
+		errs = append(errs, a.counts.Close())
+	}
 	if a.datapath != nil {
 		errs = append(errs, a.datapath.Close())
 	}
@@ -162,7 +167,7 @@ func (a *Agent) rest() error {
 }
 
 // makeParent makes the cgroup to which the hooks are attached once.
-func (a *Agent) makeParent() error {
+func (a *Agent) makeParent(ctx context.Context) error {
 	root, err := cgroup.Find()
 	if err != nil {
 		return err
@@ -182,14 +187,14 @@ func (a *Agent) makeParent() error {
 		return err
 	}
 	if a.instance.named {
-		return a.holdNamed()
+		return a.holdNamed(ctx)
 	}
 	return holdCgroup(a.parent)
 }
 
 // holdNamed tells of an agent that has the cgroup and whose directory somebody removed.
-func (a *Agent) holdNamed() error {
-	err := patiently(func() error { return holdCgroup(a.parent) })
+func (a *Agent) holdNamed(ctx context.Context) error {
+	err := patiently(ctx, func() error { return holdCgroup(a.parent) })
 	if errors.Is(err, errCgroupHeld) {
 		err = errors.Join(&HeldError{Instance: a.instance.name()}, err)
 	}

@@ -50,7 +50,7 @@ type instance struct {
 
 // claimInstance removes leftovers and claims a name, or a free number where there is
 // none.
-func claimInstance(name string, log *slog.Logger) (*instance, error) {
+func claimInstance(ctx context.Context, name string, log *slog.Logger) (*instance, error) {
 	if err := makeDir(stateRoot, 0o700); err != nil {
 		return nil, fmt.Errorf("make state directory: %w", err)
 	}
@@ -62,7 +62,7 @@ func claimInstance(name string, log *slog.Logger) (*instance, error) {
 	defer global.Close()
 	removeLeftovers(log)
 	if name != "" {
-		return claimName(name)
+		return claimName(ctx, name)
 	}
 	for range claimAttempts {
 		number := rand.Uint32N(maxInstances) //nolint:gosec // only has to be free, not secret

@@ -3,7 +3,6 @@ package agent
 import (
 	"context"
 	"slices"
-	"sync"
 	"time"
 
 	"github.com/ringfence/ringfence/internal/flow"
@@ -74,30 +73,6 @@ func rejected(reason flow.Reason) *flow.Record {
 	return &flow.Record{
 		Time: time.Now(), Verdict: flow.Deny, Engine: flow.EngineKernel, Reason: reason, Mode: flow.ModeKernel,
 	}
-}
-
-// told is how many rejections, of each reason, the records stand for so far. The
-// hooks count all and tell some: a line stands for those since the last.
-type told struct {
-	mu     sync.Mutex
-	counts map[flow.Reason]uint64
-}
-
-// upTo returns for how many rejections a line stands that is written when the hooks
-// have counted so many; 0: for none, as others stand for it. Two CPUs may tell in
-// another order than they counted, and one may tell late what a final line has.
-func (t *told) upTo(reason flow.Reason, count uint64) uint64 {
-	t.mu.Lock()
-	defer t.mu.Unlock()
-	before := t.counts[reason]
-	if count <= before {
-		return 0
-	}
-	if t.counts == nil {
-		t.counts = make(map[flow.Reason]uint64)
-	}
-	t.counts[reason] = count
-	return count - before
 }
 
 func (a *Agent) sandbox(cgroupID uint64) *Sandbox {

@@ -117,6 +117,10 @@ func entries(t *testing.T, a *Agent) map[string]int {
 		if kind := m.Type(); kind != ebpf.Hash && kind != ebpf.LRUHash {
 			continue // no entries come and go
 		}
+		switch filepath.Base(path) {
+		case "map_announced", "map_dns_askers":
+			continue // what they forget they forget by themselves
+		}
 		it := m.Iterate()
 		key, value := make([]byte, m.KeySize()), make([]byte, m.ValueSize())
 		for it.Next(&key, &value) {

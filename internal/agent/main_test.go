@@ -7,9 +7,14 @@ import (
 	"github.com/ringfence/ringfence/internal/launch"
 )
 
-// TestMain makes this test binary the privileged child of its own sandboxes too.
+// TestMain makes this test binary the privileged child of its own sandboxes too, and
+// an agent in a process of its own.
 func TestMain(m *testing.M) {
-	if !launch.Main(os.Args[1:]) {
-		os.Exit(m.Run())
+	if launch.Main(os.Args[1:]) {
+		return
 	}
+	if len(os.Args) == 3 && os.Args[1] == "remote" {
+		os.Exit(remoteMain(os.Args[2]))
+	}
+	os.Exit(m.Run())
 }

@@ -1,6 +1,7 @@
 package agent
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"os"
@@ -46,7 +47,7 @@ func isInstanceName(name string) bool {
 }
 
 // claimName claims an instance that outlives its agents. Whatever there is of it stays.
-func claimName(name string) (*instance, error) {
+func claimName(ctx context.Context, name string) (*instance, error) {
 	if !isInstanceName(name) {
 		return nil, fmt.Errorf("claim instance %q: %w", name, errInstanceName)
 	}
@@ -57,7 +58,7 @@ func claimName(name string) (*instance, error) {
 		}
 	}
 	path := filepath.Join(i.dir, "lock")
-	err := patiently(func() (err error) {
+	err := patiently(ctx, func() (err error) {
 		i.lock, err = lockFile(path, os.O_CREATE, unix.LOCK_EX|unix.LOCK_NB)
 		return err
 	})
@@ -74,11 +75,20 @@ func claimName(name string) (*instance, error) {
 }
 
 // patiently tries again for a moment where something is locked.
-func patiently(lock func() error) error {
-	for end := time.Now().Add(lockPatience); ; time.Sleep(lockPause) {
+func patiently(ctx context.Context, lock func() error) error {
+	ctx, cancel := context.WithTimeout(ctx, lockPatience)
+	defer cancel()
+	ticker := time.NewTicker(lockPause)
+	defer ticker.Stop()
+	for {
 		err := lock()
-		if !errors.Is(err, unix.EWOULDBLOCK) && !errors.Is(err, errCgroupHeld) || time.Now().After(end) {
+		if !errors.Is(err, unix.EWOULDBLOCK) && !errors.Is(err, errCgroupHeld) {
 			return err
+		}
+		select {
+		case <-ctx.Done():
+			return err
+		case <-ticker.C:
 		}
 	}
 }

@@ -54,7 +54,8 @@ type Sandbox struct {
 	stop       context.CancelFunc
 	services   sync.WaitGroup
 	told       told
-	adopted    bool // another agent has made it
+	memory     *memory // nil where the sandbox ends with its agent
+	adopted    bool    // another agent has made it
 	closed     atomic.Bool
 }
 
@@ -65,12 +66,18 @@ func (a *Agent) CreateSandbox(ctx context.Context, cfg SandboxConfig) (_ *Sandbo
 	defer a.coming.RUnlock()
 	sb := &Sandbox{agent: a}
 	parts := a.parts(cfg)
+	if parts.Anchor != "" {
+		if sb.memory, err = newMemory(); err != nil {
+			return nil, err
+		}
+		parts.Memory = sb.memory.file
+	}
 	parts.Visible, parts.User = cfg.Visible, cfg.User
 	parts.Files, parts.LandlockRequired = filesOf(cfg.Engine.Policy(), cfg.Workdir), cfg.Engine.Policy().LandlockRequired()
 	if sb.Sandbox, err = sandbox.Create(ctx, parts); err != nil {
 		return nil, err
 	}
-	if err := sb.start(ctx, cfg); err != nil {
+	if err := sb.start(ctx, cfg, &recollection{}); err != nil {
 		return nil, errors.Join(err, sb.Sandbox.Close())
 	}
 	return sb, nil
@@ -84,21 +91,27 @@ func (a *Agent) parts(cfg SandboxConfig) sandbox.Config {
 	}
 }
 
-// start makes what the services of a sandbox need, and starts them.
-func (sb *Sandbox) start(ctx context.Context, cfg SandboxConfig) (err error) {
+// start makes what the services of a sandbox need, with what is known of it from an
+// agent before, and starts them.
+func (sb *Sandbox) start(ctx context.Context, cfg SandboxConfig, before *recollection) (err error) {
 	a := sb.agent
 	for _, text := range sb.Warnings() {
 		a.cfg.Log.Warn(text, "sandbox", cfg.Name)
 	}
-	if sb.pool, err = names.NewPool(names.PoolConfig{}); err != nil {
-		return err
-	}
 	root := rootfs.New(sb.Root())
-	sb.identities, err = identity.NewTable(identity.Config{
+	pool := names.PoolConfig{Known: before.hosts}
+	table := identity.Config{
 		Execs: a.datapath, Files: files{root, a.datapath}, Hashes: a.hashes, Named: cfg.Engine.Names,
 		Trusted: cfg.Trusted, SaveTrust: cfg.SaveTrust,
-	})
-	if err != nil {
+	}
+	sb.told.recall(before.counts)
+	if sb.memory != nil {
+		pool.Remember, sb.told.keep = sb.memory.addHost, sb.memory.setCounts
+	}
+	if sb.pool, err = names.NewPool(pool); err != nil {
+		return err
+	}
+	if sb.identities, err = identity.NewTable(table); err != nil {
 		return err
 	}
 	sb.keeper = newKeeper(cfg.Engine, root, cfg.User, a.watches, a.cfg.Log.With("sandbox", cfg.Name))
@@ -170,7 +183,8 @@ func (sb *Sandbox) serve(ctx context.Context, cfg SandboxConfig) {
 // without an answer: fenced, so it is told, and nothing else is done.
 func (sb *Sandbox) service(name string, run func() error) {
 	sb.services.Go(func() {
-		if err := run(); err != nil {
+		// One that had not begun when the sandbox was ended says so, too.
+		if err := run(); err != nil && !sb.closed.Load() {
 			sb.agent.cfg.Log.Error("service ended", "sandbox", sb.Name(), "service", name, "error", err)
 		}
 	})
@@ -199,6 +213,9 @@ func (sb *Sandbox) Close() error {
 // AcceptProgram trusts whatever file is used next under a path: the operator has
 // changed the one that was used there first.
 func (sb *Sandbox) AcceptProgram(path string) { sb.identities.Accept(path) }
+
+// Trusted returns which files are trusted, as SaveTrust gets it.
+func (sb *Sandbox) Trusted() []identity.Trust { return sb.identities.Trusted() }
 
 // maxEnded is of how many sandboxes that ended a rejection may still be on its way.
 const maxEnded = 1024

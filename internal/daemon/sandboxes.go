@@ -233,7 +233,12 @@ func (s sandboxesService) AcceptProgram(ctx context.Context, req *pb.AcceptProgr
 	}
 	_, life, _ := s.fleet.look(b)
 	life.AcceptProgram(req.GetPath())
-	s.recordChange(ctx, flow.ReasonSandboxUpdated, b.name, "accept "+req.GetPath(), nil)
+	// At once, though it would be kept soon: who was answered may count on it.
+	err = s.saveTrust(b.name)(life.Trusted())
+	s.recordChange(ctx, flow.ReasonSandboxUpdated, b.name, "accept "+req.GetPath(), err)
+	if err != nil {
+		return nil, err
+	}
 	return &pb.AcceptProgramResponse{}, nil
 }
 

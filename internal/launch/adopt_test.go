@@ -173,7 +173,7 @@ func TestAdoptAfterAgentDied(t *testing.T) {
 	if r := runIn(t, a.Namespaces, command("sh", "-c", "kill -KILL "+l.Detached)); r.status.Code != 0 {
 		t.Errorf("kill what ran before: %+v", r)
 	}
-	if err := a.Close(); err != nil {
+	if err := errors.Join(g.Kill(t.Context()), a.Close()); err != nil {
 		t.Fatal(err)
 	}
 	if procs, err := g.Procs(); err != nil || len(procs) != 0 {

@@ -5,7 +5,6 @@ import (
 	"fmt"
 	"os"
 	"syscall"
-	"time"
 
 	"golang.org/x/sys/unix"
 )
@@ -15,7 +14,7 @@ import (
 type initHandle interface {
 	pid() int
 	done() <-chan struct{}
-	kill()  // and wait for its end
+	kill()  // and wait for its end, where it is this agent's to reap
 	leave() // let it live
 }
 
@@ -71,22 +70,13 @@ func (in *adoptedInit) pid() int { return in.process }
 
 func (in *adoptedInit) done() <-chan struct{} { return in.ended }
 
-// kill waits for the end within a short bound: the kernel lets an init go only when each
-// process of its namespace was reaped, and those that an agent left when it died are
-// in the care of whoever is the machine's, or the container's, first process, which may
-// not care. They are dead by then: the cgroup tells that.
+// kill does not wait for the end. The kernel lets an init go only when each process of
+// its namespace was reaped, and those that an agent left when it died are in the care
+// of whoever is the machine's, or the container's, first process. That all of them are
+// dead the cgroup tells sooner.
 func (in *adoptedInit) kill() {
-	var failed error
-	err := in.raw.Control(func(fd uintptr) { failed = unix.PidfdSendSignal(int(fd), unix.SIGKILL, nil, 0) })
-	if err == nil && (failed == nil || failed == unix.ESRCH) {
-		select {
-		case <-in.ended:
-		case <-time.After(killTimeout):
-		}
-	}
+	_ = in.raw.Control(func(fd uintptr) { _ = unix.PidfdSendSignal(int(fd), unix.SIGKILL, nil, 0) })
 	in.leave()
 }
-
-const killTimeout = 100 * time.Millisecond
 
 func (in *adoptedInit) leave() { _ = in.pidfd.Close() }

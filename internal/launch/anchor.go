@@ -88,7 +88,7 @@ func (in *initProcess) answer() {
 		conn, _, err := unix.Accept4(in.anchor, unix.SOCK_CLOEXEC)
 		if err != nil {
 			if err != unix.EINTR {
-				time.Sleep(acceptPause) // no descriptor is free, or no memory
+				<-time.After(acceptPause) // no descriptor is free, or no memory
 			}
 			continue
 		}

@@ -212,7 +212,8 @@ func (n *Namespaces) InitPID() int { return n.init.pid() }
 func (n *Namespaces) Done() <-chan struct{} { return n.init.done() }
 
 // Close kills init, and so every process of the sandbox, waits until they are
-// gone, and lets go of everything. It may be called more than once.
+// gone, and lets go of everything. Of an adopted sandbox it waits for what this agent
+// has started alone: kill the cgroup first. It may be called more than once.
 func (n *Namespaces) Close() error {
 	if !n.close(initHandle.kill) { // the kernel kills the rest of the pid namespace
 		return nil

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"net/netip"
+	"slices"
 	"strings"
 	"sync"
 )
@@ -25,21 +26,31 @@ type PoolConfig struct {
 	V4  netip.Prefix // 198.18.0.0/15
 	V6  netip.Prefix // fd52:696e:67fe:1::/64
 	Max int          // names, 16384
+
+	// Known are the names that a pool before this one had, in the order in which it
+	// had told Remember of them: each keeps its addresses.
+	Known []string
+	// Remember is told of each further name before its addresses are handed out, one
+	// at a time. With an error none are: they could come to mean another name. Nil:
+	// the addresses are forgotten with the pool.
+	Remember func(host string) error
 }
 
 // Pool gives each name of one sandbox a synthetic IPv4 and IPv6 address, for as
 // long as the pool lives: an address that a program still holds must never come
 // to mean another name.
 type Pool struct {
-	v4, v6 netip.Prefix
-	max    int
+	v4, v6   netip.Prefix
+	max      int
+	remember func(string) error
 
 	mu    sync.RWMutex
 	index map[string]int // host to its place in hosts
 	hosts []string
 }
 
-// NewPool returns an empty pool. Both prefixes must have room for all names.
+// NewPool returns a pool without names but the known ones. Both prefixes must have
+// room for all names.
 func NewPool(cfg PoolConfig) (*Pool, error) {
 	if !cfg.V4.IsValid() {
 		cfg.V4 = netip.MustParsePrefix("198.18.0.0/15")
@@ -56,7 +67,19 @@ func NewPool(cfg PoolConfig) (*Pool, error) {
 	if !cfg.V4.Addr().Is4() || !cfg.V6.Addr().Is6() || cfg.V6.Addr().Is4In6() {
 		return nil, fmt.Errorf("make name pool of %s and %s: must be an IPv4 and an IPv6 prefix", cfg.V4, cfg.V6)
 	}
-	p := &Pool{v4: cfg.V4.Masked(), v6: cfg.V6.Masked(), max: cfg.Max, index: map[string]int{}}
+	if len(cfg.Known) > cfg.Max {
+		return nil, fmt.Errorf("make name pool of %d names: %d are known", cfg.Max, len(cfg.Known))
+	}
+	p := &Pool{
+		v4: cfg.V4.Masked(), v6: cfg.V6.Masked(), max: cfg.Max, remember: cfg.Remember,
+		index: map[string]int{}, hosts: slices.Clone(cfg.Known),
+	}
+	for i, host := range p.hosts {
+		p.index[host] = i
+	}
+	if len(p.index) != len(p.hosts) {
+		return nil, errors.New("make name pool: a name is known twice")
+	}
 	for _, prefix := range []netip.Prefix{p.v4, p.v6} {
 		if !prefix.Contains(nth(prefix, cfg.Max-1)) {
 			return nil, fmt.Errorf("make name pool: %s has no room for %d names", prefix, cfg.Max)
@@ -66,7 +89,7 @@ func NewPool(cfg PoolConfig) (*Pool, error) {
 }
 
 // Assign returns the synthetic addresses of a canonical host, the same ones each
-// time. The error is ErrPoolExhausted.
+// time. The error is ErrPoolExhausted, or that of PoolConfig.Remember.
 func (p *Pool) Assign(host string) (v4, v6 netip.Addr, err error) {
 	p.mu.RLock()
 	i, ok := p.index[host]
@@ -89,6 +112,11 @@ func (p *Pool) add(host string) (int, error) {
 		return 0, ErrPoolExhausted
 	}
 	host = strings.Clone(host) // it may be a part of a whole message
+	if p.remember != nil {
+		if err := p.remember(host); err != nil {
+			return 0, fmt.Errorf("remember name: %w", err)
+		}
+	}
 	i := len(p.hosts)
 	p.hosts = append(p.hosts, host)
 	p.index[host] = i

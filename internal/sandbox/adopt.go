@@ -66,7 +66,7 @@ func Adopt(ctx context.Context, cfg Config, state State) (_ *Sandbox, err error)
 	}
 	// From here on it is removed as one that was made here.
 	sb.onEnd(sb.unfence, nil)
-	sb.onEnd(sb.space.Close, nil)
+	sb.onEnd(func() error { return errors.Join(sb.Kill(), sb.space.Close()) }, nil)
 	return sb, nil
 }
 
@@ -153,8 +153,8 @@ func (sb *Sandbox) listenAgain(ctx context.Context, _ Config, _ State) error {
 	}
 }
 
-// Memory returns the file of Config.Memory of the agent that has made an adopted
-// sandbox. It is closed with the sandbox.
+// Memory returns the file of Config.Memory, of the agent that has made the sandbox, or
+// nil. It is closed with the sandbox.
 func (sb *Sandbox) Memory() *os.File { return sb.memory }
 
 func (sb *Sandbox) closeMemory() error {

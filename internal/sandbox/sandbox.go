@@ -41,6 +41,7 @@ type Config struct {
 	LandlockRequired bool
 	// Anchor is where another agent finds the sandbox again, and Memory what it finds
 	// there; see launch.Config. Without an anchor the sandbox ends with its agent.
+	// Memory is closed with the sandbox, also where there is none for an error.
 	Anchor string
 	Memory *os.File
 }
@@ -65,7 +66,8 @@ type end struct{ remove, leave func() error }
 
 // Create makes a sandbox. An error leaves nothing behind.
 func Create(ctx context.Context, cfg Config) (_ *Sandbox, err error) {
-	sb := &Sandbox{name: cfg.Name, datapath: cfg.Datapath, ports: ownPorts()}
+	sb := &Sandbox{name: cfg.Name, datapath: cfg.Datapath, ports: ownPorts(), memory: cfg.Memory}
+	sb.onEnd(sb.closeMemory, sb.closeMemory)
 	defer func() {
 		if err != nil {
 			err = errors.Join(err, sb.Close())
