@@ -236,19 +236,29 @@ func checkWhole(request Message) *Error {
 		return checkMask(r.GetFields(), r.GetSpec() != nil,
 			"labels", "annotations", "environment", "log_level", "policy", "providers", "ssh_authorized_keys")
 	case *ringfencev1.UpdateProviderRequest:
-		return checkMask(r.GetFields(), true, "type", "credentials", "config")
+		if err := checkMask(r.GetFields(), true, "type", "credentials", "config"); err != nil {
+			return err
+		}
+		if slices.Contains(r.GetFields(), "type") {
+			return checkType(r.GetProvider())
+		}
 	case *ringfencev1.ExecRequest:
 		if argv := r.GetStart().GetArgv(); len(argv) > 0 && argv[0] == "" {
 			return InvalidArgument("name a program, or leave argv out for the user's shell", "start.argv[0] is empty")
 		}
 	case *ringfencev1.CreateProviderRequest:
-		if r.GetProvider().GetType() == "" {
-			return InvalidArgument("set it, such as to anthropic", "provider.type is missing")
-		}
+		return checkType(r.GetProvider())
 	case *ringfencev1.QueryRecordsRequest:
 		if f := r.GetFilter(); f.GetSince() != nil && f.GetUntil() != nil && f.GetUntil().AsTime().Before(f.GetSince().AsTime()) {
 			return InvalidArgument("exchange them", "filter.until is before filter.since")
 		}
+	}
+	return nil
+}
+
+func checkType(provider *ringfencev1.Provider) *Error {
+	if provider.GetType() == "" {
+		return InvalidArgument("set it, such as to anthropic", "provider.type is missing")
 	}
 	return nil
 }
@@ -266,19 +276,6 @@ func checkMask(fields []string, given bool, known ...string) *Error {
 	}
 	if !given {
 		return InvalidArgument("set it, if only to clear the fields that it does not have", "spec is missing")
-	}
-	return nil
-}
-
-// NotOfThisHost refuses the parts of a template that a sandbox of this host's has
-// not; nil where none is set.
-func NotOfThisHost(template *ringfencev1.SandboxTemplate) error {
-	m := template.ProtoReflect()
-	for i := range m.Descriptor().Fields().Len() {
-		if field := m.Descriptor().Fields().Get(i); m.Has(field) {
-			return FailedPrecondition("leave it out: it is for sandboxes that are containers or pods",
-				"spec.template.%s is set, and this agent's sandboxes are processes of this host", field.Name())
-		}
 	}
 	return nil
 }

@@ -261,7 +261,7 @@ func TestRequestLimits(t *testing.T) {
 				return &pb.UpdateSandboxRequest{Name: "box", Spec: &pb.SandboxSpec{}, Fields: slices.Repeat([]string{"labels"}, n)}
 			},
 			func(n int) Message {
-				return &pb.UpdateProviderRequest{Provider: &pb.Provider{Name: "p"}, Fields: slices.Repeat([]string{"type"}, n)}
+				return &pb.UpdateProviderRequest{Provider: &pb.Provider{Name: "p", Type: "t"}, Fields: slices.Repeat([]string{"type"}, n)}
 			},
 		}, "fields" + many},
 		{"past", 1000, one(func(n int) Message { return &pb.TailRecordsRequest{Past: uint32(n)} }), "past" + most},
@@ -409,6 +409,8 @@ func TestForms(t *testing.T) {
 		{"update of what is fixed", update("labels", "user"), `fields[1]: "user" cannot be updated`},
 		{"update without a spec", &pb.UpdateSandboxRequest{Name: "box", Fields: []string{"labels"}}, "spec is missing"},
 		{"provider without a type", &pb.CreateProviderRequest{Provider: &pb.Provider{Name: "a"}}, "provider.type is missing"},
+		{"update to no type", &pb.UpdateProviderRequest{Provider: &pb.Provider{Name: "a"}, Fields: []string{"config", "type"}}, "provider.type is missing"},
+		{"update of a provider's config", &pb.UpdateProviderRequest{Provider: &pb.Provider{Name: "a"}, Fields: []string{"config"}}, ""},
 		{"update of a provider's name", &pb.UpdateProviderRequest{Provider: &pb.Provider{Name: "a"}, Fields: []string{"name"}}, `fields[0]: "name" cannot be updated`},
 		{"no provider", &pb.CreateProviderRequest{}, "provider is missing"},
 
@@ -447,19 +449,6 @@ func TestUnknownField(t *testing.T) {
 	request := &pb.GetSandboxRequest{Name: "box"}
 	request.ProtoReflect().SetUnknown(protoreflect.RawFields{0xf8, 0x01, 0x01})
 	wantProblem(t, Check(request), "GetSandboxRequest has fields that this agent does not know")
-}
-
-func TestNotOfThisHost(t *testing.T) {
-	if err := NotOfThisHost(nil); err != nil {
-		t.Error(err)
-	}
-	if err := NotOfThisHost(&pb.SandboxTemplate{}); err != nil {
-		t.Error(err)
-	}
-	err := NotOfThisHost(&pb.SandboxTemplate{PodTemplate: &structpb.Struct{}})
-	if e := ErrorOf(err); e == nil || e.Code != CodeFailedPrecondition || !strings.HasPrefix(e.Message, "spec.template.pod_template is set") {
-		t.Errorf("error = %+v", e)
-	}
 }
 
 // TestEveryFieldHasALimit walks the requests of all services: what can be of any
