@@ -181,6 +181,9 @@ func (d *Daemon) merge(spec *pb.SandboxSpec, req *pb.UpdateSandboxRequest) (*pb.
 			return nil, noField(field, updatable)
 		}
 	}
+	if err := api.CheckSpec(next); err != nil { // each update may be within the limits, and all together not
+		return nil, err
+	}
 	return next, d.checkSpec(next)
 }
 
