@@ -178,6 +178,7 @@ func TestManyConnections(t *testing.T) {
 
 // TestConnectionsOfRoot makes them for real. Who is admitted is greeted at once.
 func TestConnectionsOfRoot(t *testing.T) {
+	requireRoot(t)
 	const many = maxConnections + 500
 	var limit syscall.Rlimit
 	if err := syscall.Getrlimit(syscall.RLIMIT_NOFILE, &limit); err != nil || limit.Cur < 2*many+100 {

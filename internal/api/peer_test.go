@@ -69,7 +69,7 @@ func TestPeers(t *testing.T) {
 func requireRoot(t *testing.T) {
 	t.Helper()
 	if os.Geteuid() != 0 {
-		testenv.SkipOn(t, &testenv.Skip{Reason: "needs root, to call as other users"})
+		testenv.SkipOn(t, &testenv.Skip{Reason: "needs root, to be it or others"})
 	}
 }
 
