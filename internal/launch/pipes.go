@@ -39,6 +39,13 @@ func PipeStdio() (_ *Pipes, err error) {
 	if p.Stderr, p.Stdio[2], err = os.Pipe(); err != nil {
 		return nil, err
 	}
+	// Scripts open /dev/stderr, which is to open the pipe anew: whoever gets to it there
+	// has it already.
+	for _, f := range p.Stdio {
+		if err := f.Chmod(0o666); err != nil {
+			return nil, err
+		}
+	}
 	return p, nil
 }
 

@@ -35,12 +35,11 @@ type Command struct {
 	Kind Kind
 	// Line is the command line of KindExec, as it was sent: bytes, without a NUL.
 	Line string
-	// Env are the variables that the client sent, of those that it may: K=V.
+	// Env are the variables that the client sent, of those that it may, and TERM of its
+	// terminal: K=V.
 	Env []string
-	// Terminal says that the command gets a terminal, of Size and called Term, in place
-	// of Stdio.
+	// Terminal says that the command gets a terminal, of Size, in place of Stdio.
 	Terminal bool
-	Term     string
 	Size     tty.Size
 	// Stdio are the descriptors 0 to 2 of a command without a terminal: pipes.
 	Stdio [3]*os.File

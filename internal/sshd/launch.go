@@ -1,8 +1,6 @@
 package sshd
 
 import (
-	"fmt"
-
 	"github.com/ringfence/ringfence/internal/launch"
 )
 
@@ -13,20 +11,11 @@ func (c *Command) For(env launch.EnvConfig, dir string) (launch.Command, error) 
 		Dir: dir, UID: env.User.UID, GID: env.User.GID, Groups: env.User.Groups,
 		Stdio: c.Stdio, Terminal: [3]bool{c.Terminal, c.Terminal, c.Terminal}, Size: c.Size,
 	}
-	// The pipes are the user's, or it could not open its own /dev/stdout.
-	for _, f := range c.Stdio {
-		if f == nil {
-			continue
-		}
-		if err := f.Chown(int(env.User.UID), int(env.User.GID)); err != nil {
-			return launch.Command{}, fmt.Errorf("give pipe to user: %w", err)
-		}
-	}
 	if c.Kind == KindSFTP {
 		command.Builtin, command.OnTransfer = launch.BuiltinSFTP, c.OnTransfer
 		return command, nil
 	}
-	env.Requested, env.Term = c.Env, c.Term
+	env.Requested = c.Env
 	var err error
 	if command.Env, err = launch.ServiceEnvironment(env); err != nil {
 		return launch.Command{}, err

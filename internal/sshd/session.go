@@ -144,7 +144,10 @@ func (s *session) start(request *ssh.Request) {
 	s.begun = time.Now()
 	command.Env = s.env
 	if s.terminal != nil && command.Kind != KindSFTP {
-		command.Terminal, command.Term, command.Size = true, s.terminal.term, s.terminal.size
+		command.Terminal, command.Size = true, s.terminal.size
+		if s.terminal.term != "" {
+			command.Env = append(command.Env, "TERM="+s.terminal.term)
+		}
 	}
 	command.OnTransfer = s.recordTransfer
 	s.command = command
