@@ -93,23 +93,24 @@ func (s recordsService) TailRecords(req *pb.TailRecordsRequest, stream pb.Record
 			return api.InvalidArgument("send the cursor of a record that came before", "after: %v", err)
 		}
 	}
+	var past []event.Entry
 	if n := int(req.GetPast()); n > 0 {
-		var past []event.Entry
 		past, from = s.journal.Last(filter, n)
-		for _, e := range past {
-			if err := send(stream, e); err != nil {
-				return err
-			}
-		}
 	}
 	tail, err := s.journal.Tail(filter, from)
 	if err != nil {
 		return api.ResourceExhausted("end another one that follows", "%v", err)
 	}
 	defer tail.Close()
-	// From here on nothing is missed: a caller that waits for the header knows.
+	// From here on nothing is missed: a caller that waits for the header knows. It goes
+	// before the first message, with which it would else go by itself, and not again.
 	if err := stream.SendHeader(nil); err != nil {
 		return err
+	}
+	for _, e := range past {
+		if err := send(stream, e); err != nil {
+			return err
+		}
 	}
 	for {
 		e, err := tail.Next(stream.Context())

@@ -2,6 +2,7 @@ package e2e
 
 import (
 	"context"
+	"encoding/json"
 	"strings"
 	"testing"
 	"time"
@@ -248,6 +249,19 @@ func TestServiceRecords(t *testing.T) {
 	}
 	if m, err := past.Recv(); err != nil || m.GetRecord() == nil {
 		t.Errorf("the past: %v, %v", m, err)
+	}
+	// It goes on from there.
+	s.exec("one", "curl -sS --max-time 20 -o /dev/null https://"+allowedName+":4443/")
+	for port := 0; port != 4443; {
+		m, err := past.Recv()
+		if err != nil {
+			t.Fatal(api.ErrorOf(err))
+		}
+		var r record
+		if err := json.Unmarshal([]byte(m.GetRecord().GetJson()), &r); err != nil {
+			t.Fatal(err)
+		}
+		port = r.Port
 	}
 	denied, err := s.client.Records.QueryRecords(ctx, &pb.QueryRecordsRequest{Filter: &pb.RecordFilter{Verdict: "deny", Host: deniedName}})
 	if err != nil || len(denied.GetRecords()) == 0 {
