@@ -272,8 +272,7 @@ func (a *Agent) Detach() error {
 		})
 	}
 	_ = group.Wait()
-	errs = append(errs, a.rest(), a.instance.unlock())
-	return errors.Join(errs...)
+	return errors.Join(errors.Join(errs...), a.rest(), a.instance.unlock())
 }
 
 // detach ends the sandbox's services and leaves it to another agent.

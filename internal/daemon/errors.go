@@ -2,6 +2,7 @@ package daemon
 
 import (
 	"errors"
+	"strings"
 
 	"github.com/ringfence/ringfence/internal/api"
 )
@@ -20,12 +21,9 @@ func changedMeanwhile(name string, is, seen uint64) error {
 	return api.Aborted("read it again and decide anew", "%q has changed meanwhile: its version is %d, not %d", name, is, seen)
 }
 
-func noFields(all string) error {
-	return api.InvalidArgument("fields may be "+all, "no field to update is named")
-}
-
-func noField(name, all string) error {
-	return api.InvalidArgument("fields that can be updated are "+all, "field %q cannot be updated", name)
+// noField is about a field that the limits let through, and that nobody updates.
+func noField(name string) error {
+	return api.InvalidArgument("docs/api.md has the fields that can be updated", "field %q cannot be updated", name)
 }
 
 func badToken() error {
@@ -48,3 +46,7 @@ func lastName[M interface{ GetName() string }](entries []M) string {
 func badKeys(err error) error {
 	return api.InvalidArgument("write keys as in authorized_keys, one a line and without options", "%v", err)
 }
+
+// said makes a text fit for a message, which takes no other bytes than UTF-8: errors
+// have paths in them.
+func said(text string) string { return strings.ToValidUTF8(text, "\uFFFD") }

@@ -252,9 +252,9 @@ func (x *execution) failed(err error) error {
 	if !ok {
 		return err
 	}
-	return errors.Join(x.send(&pb.ExecResponse{Message: &pb.ExecResponse_Exit{Exit: &pb.ExecExit{
-		Code: int32(step.Code), Error: step.Error(), Hint: step.Hint,
-	}}}))
+	return x.send(&pb.ExecResponse{Message: &pb.ExecResponse_Exit{Exit: &pb.ExecExit{
+		Code: int32(step.Code), Error: said(step.Error()), Hint: said(step.Hint),
+	}}})
 }
 
 // IssueCertificate signs a key for some minutes.

@@ -101,7 +101,7 @@ func (f *fleet) tell() {
 }
 
 // change replaces what a box has. Its message is a copy that edit may write to.
-func (f *fleet) change(b *box, edit func(*box, *pb.Sandbox)) *pb.Sandbox {
+func (f *fleet) change(b *box, edit func(*box, *pb.Sandbox)) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	next := api.Clone(b.message)
@@ -112,7 +112,6 @@ func (f *fleet) change(b *box, edit func(*box, *pb.Sandbox)) *pb.Sandbox {
 	next.Version++
 	b.message = next
 	f.tell()
-	return next
 }
 
 // find returns a box, or nil.

@@ -5,7 +5,6 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
-	"slices"
 	"time"
 
 	"github.com/ringfence/ringfence/internal/agent"
@@ -134,7 +133,7 @@ func (d *Daemon) attend(b *box, l *life) {
 // end ends what runs of a sandbox. The caller has its turn.
 func (d *Daemon) end(b *box, phase pb.SandboxStatus_Phase, reason string) error {
 	_, l, _ := d.fleet.look(b)
-	d.fleet.change(b, func(_ *box, next *pb.Sandbox) { next.Status.Phase, next.Status.Reason = phase, reason })
+	d.fleet.change(b, func(_ *box, next *pb.Sandbox) { next.Status.Phase, next.Status.Reason = phase, said(reason) })
 	var err error
 	if l != nil {
 		close(l.ending)
@@ -148,7 +147,7 @@ func (d *Daemon) end(b *box, phase pb.SandboxStatus_Phase, reason string) error 
 func (d *Daemon) remove(b *box) error {
 	if err := d.end(b, pb.SandboxStatus_DELETING, ""); err != nil {
 		d.fleet.change(b, func(_ *box, next *pb.Sandbox) {
-			next.Status.Phase, next.Status.Reason = pb.SandboxStatus_FAILED, "it could not be deleted: "+err.Error()
+			next.Status.Phase, next.Status.Reason = pb.SandboxStatus_FAILED, said("it could not be deleted: "+err.Error())
 		})
 		return err
 	}
@@ -199,12 +198,4 @@ func isOver(message *pb.Sandbox) bool {
 // workdir is where commands start.
 func workdir(spec *pb.SandboxSpec, user launch.User) string {
 	return cmp.Or(spec.GetWorkdir(), user.Home)
-}
-
-func visible(spec *pb.SandboxSpec) []string {
-	dirs := slices.Clone(spec.GetVisible())
-	if dir := spec.GetWorkdir(); dir != "" {
-		dirs = append(dirs, dir)
-	}
-	return dirs
 }

@@ -82,9 +82,6 @@ func (s providersService) UpdateProvider(ctx context.Context, req *pb.UpdateProv
 	if v := req.GetVersion(); v != 0 && v != p.GetVersion() {
 		return nil, changedMeanwhile(p.GetName(), p.GetVersion(), v)
 	}
-	if len(req.GetFields()) == 0 {
-		return nil, noFields("type, credentials, config")
-	}
 	credentials := map[string]string(nil) // as they are
 	for _, field := range req.GetFields() {
 		switch field {
@@ -97,7 +94,7 @@ func (s providersService) UpdateProvider(ctx context.Context, req *pb.UpdateProv
 				credentials = map[string]string{}
 			}
 		default:
-			return nil, noField(field, "type, credentials, config")
+			return nil, noField(field)
 		}
 	}
 	p.UpdateTime, p.Version = api.Time(time.Now()), p.GetVersion()+1

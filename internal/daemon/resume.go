@@ -157,7 +157,7 @@ func (d *Daemon) remakeOne(ctx context.Context, b *box) {
 		d.log.Error("the sandbox cannot be made", "sandbox", b.name, "error", err)
 		d.fleet.change(b, func(b *box, next *pb.Sandbox) {
 			b.saved.State = nil
-			next.Status.Phase, next.Status.Reason = pb.SandboxStatus_FAILED, err.Error()
+			next.Status.Phase, next.Status.Reason = pb.SandboxStatus_FAILED, said(err.Error())
 		})
 	}
 }

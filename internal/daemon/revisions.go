@@ -70,7 +70,7 @@ func (d *Daemon) setPolicy(ctx context.Context, b *box, source *pb.PolicySource)
 		loadErr = d.apply(ctx, life, p)
 	}
 	if loadErr != nil {
-		revision.State, revision.Error = pb.PolicyRevision_FAILED, loadErr.Error()
+		revision.State, revision.Error = pb.PolicyRevision_FAILED, said(loadErr.Error())
 	} else {
 		revision.State, revision.LoadTime = pb.PolicyRevision_LOADED, api.Time(time.Now())
 	}

@@ -66,6 +66,9 @@ func (d *Daemon) checkSpec(spec *pb.SandboxSpec) error {
 	if err := checkLogLevel(spec.GetLogLevel()); err != nil {
 		return err
 	}
+	if err := d.checkVisible(visible(spec)); err != nil {
+		return err
+	}
 	if err := d.checkKeys(spec.GetSshAuthorizedKeys()); err != nil {
 		return err
 	}
@@ -128,9 +131,6 @@ func hasLabels(message *pb.Sandbox, want map[string]string) bool {
 	return true
 }
 
-// updatable are the fields of a spec that can be replaced.
-const updatable = "labels, annotations, environment, log_level, policy, providers, ssh_authorized_keys"
-
 // UpdateSandbox replaces the fields that are named, all or none.
 func (s sandboxesService) UpdateSandbox(ctx context.Context, req *pb.UpdateSandboxRequest) (*pb.Sandbox, error) {
 	b := s.fleet.find(req.GetName())
@@ -157,9 +157,6 @@ func (s sandboxesService) UpdateSandbox(ctx context.Context, req *pb.UpdateSandb
 
 // merge returns the spec with the named fields of the request's, checked.
 func (d *Daemon) merge(spec *pb.SandboxSpec, req *pb.UpdateSandboxRequest) (*pb.SandboxSpec, error) {
-	if len(req.GetFields()) == 0 {
-		return nil, noFields(updatable)
-	}
 	next, want := api.Clone(spec), req.GetSpec()
 	for _, field := range req.GetFields() {
 		switch field {
@@ -178,7 +175,7 @@ func (d *Daemon) merge(spec *pb.SandboxSpec, req *pb.UpdateSandboxRequest) (*pb.
 		case "ssh_authorized_keys":
 			next.SshAuthorizedKeys = want.GetSshAuthorizedKeys()
 		default:
-			return nil, noField(field, updatable)
+			return nil, noField(field)
 		}
 	}
 	if err := api.CheckSpec(next); err != nil { // each update may be within the limits, and all together not

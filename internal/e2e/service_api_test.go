@@ -2,6 +2,7 @@ package e2e
 
 import (
 	"context"
+	"os"
 	"encoding/json"
 	"strings"
 	"testing"
@@ -269,4 +270,20 @@ func TestServiceRecords(t *testing.T) {
 	}
 	_, err = s.client.Records.QueryRecords(ctx, &pb.QueryRecordsRequest{PageToken: "none"})
 	fails(t, err, api.CodeInvalidArgument)
+}
+
+// A sandbox cannot be given the agent's own directories, by whatever path.
+func TestServiceVisible(t *testing.T) {
+	f := newFixture(t)
+	s := f.newService()
+	link := f.dir + "/link"
+	if err := os.Symlink(s.run, link); err != nil {
+		t.Fatal(err)
+	}
+	for _, dir := range []string{"/", "/run", s.run, s.state, link, "/proc/self", "/sys/fs/cgroup"} {
+		_, err := s.client.Sandboxes.CreateSandbox(t.Context(), &pb.CreateSandboxRequest{Spec: &pb.SandboxSpec{Visible: []string{dir}}})
+		fails(t, err, api.CodeInvalidArgument)
+	}
+	_, err := s.client.Sandboxes.CreateSandbox(t.Context(), &pb.CreateSandboxRequest{Spec: &pb.SandboxSpec{Workdir: f.dir + "/none"}})
+	fails(t, err, api.CodeFailedPrecondition)
 }
