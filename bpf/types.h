@@ -20,11 +20,9 @@
 #ifdef OTHER_LAYOUT
 #define OTHER_MEMBER __u64 other;
 #define OTHER_REASON REJECT_OTHER,
-typedef __u64 half_or_wider;
 #else
 #define OTHER_MEMBER
 #define OTHER_REASON
-typedef __u32 half_or_wider;
 #endif
 
 /* At a bound of one sandbox that sandbox is refused, no other one is. */
@@ -111,13 +109,16 @@ struct sandbox_state {
 
 /* The program that a process runs now, kept by tgid. */
 struct task {
-	OTHER_MEMBER
 	__u64 sandbox;
 	__u64 start_boottime; /* of the thread group leader */
 	__u64 self_exec_id;
 	struct exec_id exec; /* zero for the launcher, which has no identity */
-	half_or_wider filters; /* seccomp filters that the launcher set */
-	half_or_wider pad;
+#ifdef OTHER_LAYOUT
+	__u64 filters; /* no member more: on 6.1 the exec hook has no stack for it */
+#else
+	__u32 filters; /* seccomp filters that the launcher set */
+	__u32 pad;
+#endif
 };
 
 /* Tells one file from every other, and one content of it from the next. */

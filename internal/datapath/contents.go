@@ -173,7 +173,11 @@ func (e *estate) Close() error {
 
 // settle fills the maps of this build, which no hook looks into yet. It returns how
 // many uses of exec records the predecessor held.
-func (e *estate) settle(dp *Datapath) (held int, err error) {
+//
+// Where something may connect meanwhile, the origins are not copied: the old hook may
+// publish another for the same port, and that connection would be taken for this one's.
+// (The new hook removes what it finds.)
+func (e *estate) settle(dp *Datapath, frozen bool) (held int, err error) {
 	for _, in := range []struct {
 		name string
 		copy func(*inheritance) error
@@ -191,10 +195,10 @@ func (e *estate) settle(dp *Datapath) (held int, err error) {
 	if e.has(agentMapTasks, MapKept) {
 		return dp.releaseHeld()
 	}
-	return e.settleRecords(dp)
+	return e.settleRecords(dp, frozen)
 }
 
-func (e *estate) settleRecords(dp *Datapath) (held int, err error) {
+func (e *estate) settleRecords(dp *Datapath, frozen bool) (held int, err error) {
 	var r records
 	var errs [5]error
 	r.states, errs[0] = converted[uint64, agentSandboxState](e.maps[agentMapSandboxStates])
@@ -204,6 +208,10 @@ func (e *estate) settleRecords(dp *Datapath) (held int, err error) {
 	r.origins, errs[4] = converted[agentOriginKey, agentOrigin](e.maps[agentMapOrigins])
 	if err := errors.Join(errs[:]...); err != nil {
 		return 0, err
+	}
+	if !frozen {
+		e.maps[agentMapOrigins].report.Lost += len(r.origins)
+		clear(r.origins)
 	}
 	for id, record := range r.execs {
 		held += int(record.Held)

@@ -83,7 +83,7 @@ func (dp *Datapath) migrate(cfg Config, old generation, f *freezer, opening *Ope
 	if err := dp.pinObjects(); err != nil {
 		return err
 	}
-	if opening.Released, err = contents.settle(dp); err != nil {
+	if opening.Released, err = contents.settle(dp, !f.failed); err != nil {
 		return err
 	}
 	opening.Maps = contents.reports()

@@ -14,6 +14,7 @@ import (
 	"time"
 
 	"github.com/cilium/ebpf"
+	"github.com/cilium/ebpf/link"
 	"github.com/google/go-cmp/cmp"
 
 	"github.com/ringfence/ringfence/internal/flow"
@@ -239,6 +240,15 @@ func TestOpenRefuses(t *testing.T) {
 		{"a map is gone", func(c *Config) error { return os.Remove(filepath.Join(c.PinDir, "gen_1/map_tasks")) }, ErrIncomplete},
 		{"a program is gone", func(c *Config) error { return os.Remove(filepath.Join(c.PinDir, "gen_1/call_take_origin")) }, ErrIncomplete},
 		{"a hook is gone", func(c *Config) error { return os.Remove(filepath.Join(c.PinDir, "link_connect4")) }, ErrIncomplete},
+		{"a hook is detached", func(c *Config) error {
+			l, err := link.LoadPinnedLink(filepath.Join(c.PinDir, "link_connect4"), nil)
+			return errors.Join(err, l.Detach(), l.Close())
+		}, ErrIncomplete},
+		{"a hook runs another program", func(c *Config) error {
+			l, err := link.LoadPinnedLink(filepath.Join(c.PinDir, "link_post_bind4"), nil)
+			program, programErr := ebpf.LoadPinnedProgram(filepath.Join(c.PinDir, "gen_1/hook_post_bind6"), nil)
+			return errors.Join(err, programErr, l.Update(program), l.Close(), program.Close())
+		}, ErrIncomplete},
 		{"another cgroup", func(c *Config) error { c.Parent, c.ParentID = other.Parent, other.ParentID; return nil }, ErrForeign},
 		{"something else under the name", func(c *Config) error {
 			about := filepath.Join(c.PinDir, aboutName)

@@ -215,13 +215,11 @@ type agentTakeOriginArgs struct {
 
 type agentTask struct {
 	_             structs.HostLayout
-	Other         uint64
 	Sandbox       uint64
 	StartBoottime uint64
 	SelfExecId    uint64
 	Exec          agentExecId
 	Filters       uint64
-	Pad           uint64
 }
 
 type agentTaskKey struct {
