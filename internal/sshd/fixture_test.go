@@ -13,6 +13,7 @@ import (
 	"strconv"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -83,12 +84,13 @@ func (l *ledger) await(t testing.TB, reason flow.Reason, detail string) flow.Rec
 // box is a sandbox of the agent as the server sees it.
 type box struct {
 	*agent.Sandbox
-	user launch.User
+	user atomic.Pointer[launch.User]
 	done chan struct{}
 }
 
 func (b *box) Exec(ctx context.Context, command Command) (*launch.Process, error) {
-	c, err := command.For(launch.EnvConfig{User: b.user, Sandbox: b.Name(), Proxy: "http://localhost:15128"}, b.user.Home)
+	user := b.user.Load()
+	c, err := command.For(launch.EnvConfig{User: *user, Sandbox: b.Name(), Proxy: "http://localhost:15128"}, user.Home)
 	if err != nil {
 		return nil, err
 	}
@@ -97,7 +99,7 @@ func (b *box) Exec(ctx context.Context, command Command) (*launch.Process, error
 
 func (b *box) Dial(ctx context.Context, network, address string, port uint16) (net.Conn, error) {
 	return b.Sandbox.Dial(ctx, launch.DialConfig{
-		UID: b.user.UID, GID: b.user.GID, Network: network, Address: address, Port: port,
+		UID: testUID, GID: testUID, Network: network, Address: address, Port: port,
 	})
 }
 
@@ -109,6 +111,7 @@ type boxes struct {
 	logins  map[string]*Login
 	made    map[string]*box
 	changed chan struct{} // closed and made anew at each change
+	asked   func()        // called when a login asks for its sandbox; may be nil
 }
 
 func newBoxes() *boxes {
@@ -134,6 +137,12 @@ func (b *boxes) Login(_ context.Context, name string) (*Login, error) {
 }
 
 func (b *boxes) Sandbox(ctx context.Context, name string) (Sandbox, error) {
+	b.mu.Lock()
+	asked := b.asked
+	b.mu.Unlock()
+	if asked != nil {
+		asked()
+	}
 	for {
 		b.mu.Lock()
 		_, known := b.logins[name]
@@ -280,10 +289,8 @@ func (f *fixture) make(name string) *box {
 		Visible: []string{f.home}, Workdir: f.home,
 	})
 	must(t, err)
-	b := &box{
-		Sandbox: sb, done: make(chan struct{}),
-		user: launch.User{UID: testUID, GID: testUID, Home: f.home, Shell: "/bin/bash"},
-	}
+	b := &box{Sandbox: sb, done: make(chan struct{})}
+	b.user.Store(&launch.User{UID: testUID, GID: testUID, Home: f.home, Shell: "/bin/bash"})
 	f.boxes.change(func() { f.boxes.made[name] = b })
 	return b
 }

@@ -336,23 +336,13 @@ func TestSandboxThatDoesNotCome(t *testing.T) {
 	f.ledger.await(t, flow.ReasonSSHRefused, context.DeadlineExceeded.Error())
 }
 
-// replaced is a Sandboxes in which the sandbox of a name becomes another's while a
-// login waits for it.
-type replaced struct {
-	*boxes
-	once  sync.Once
-	other *Login
-}
-
-func (r *replaced) Sandbox(ctx context.Context, name string) (Sandbox, error) {
-	r.once.Do(func() { r.boxes.change(func() { r.boxes.logins[name] = r.other }) })
-	return r.boxes.Sandbox(ctx, name)
-}
-
+// The sandbox of a name becomes another's while a login waits for it.
 func TestSandboxReplacedDuringLogin(t *testing.T) {
 	f := newFixture(t, Limits{})
 	f.sandbox("alpha")
-	f.server.cfg.Sandboxes = &replaced{boxes: f.boxes, other: &Login{Keys: []PublicKey{newKey(t).Public()}}}
+	f.boxes.change(func() {
+		f.boxes.asked = func() { f.login("alpha", newKey(t).Public()) }
+	})
 	if r := f.ssh("alpha@node", "echo in"); r.out != "" || r.code != 255 {
 		t.Errorf("who could log in to the one of before is in the new one: %+v", r)
 	}

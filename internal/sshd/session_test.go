@@ -196,6 +196,7 @@ func TestControlMaster(t *testing.T) {
 					if got = strings.TrimSpace(line); got != "" && got != was && got != want {
 						t.Errorf("terminal %d has %q, want %q", i, got, want)
 					}
+					time.Sleep(5 * time.Millisecond) // to ask is all there is to do
 				}
 				was, want = want, fmt.Sprint(30+10*change+i, 90+i)
 				must(t, tty.SetSize(master, tty.Size{Rows: uint16(30 + 10*change + i), Cols: uint16(90 + i)}))
@@ -375,9 +376,12 @@ func TestHangUp(t *testing.T) {
 			}
 			client.Close()
 			until(t, "the end of the connection", func() bool { return f.server.Stats().Conns == 0 })
-			r := f.ssh("alpha@node", "kill -0 "+pid+" && kill -9 "+pid)
-			if (r.code == 0) != test.lives {
-				t.Errorf("%+v", r)
+			if test.lives {
+				if r := f.ssh("alpha@node", "kill -0 "+pid+" && kill -9 "+pid); r.code != 0 {
+					t.Errorf("it is gone: %+v", r)
+				}
+			} else {
+				until(t, "its end", func() bool { return f.ssh("alpha@node", "kill -0 "+pid).code != 0 })
 			}
 			until(t, "the end of the connection", func() bool { return f.server.Stats().Conns == 0 })
 		})

@@ -54,12 +54,12 @@ func TestTransfers(t *testing.T) {
 			if test.flag == "-O" { // scp itself runs for nobody whose name it cannot find
 				nobody, err := launch.LookupUser("nobody")
 				must(t, err)
-				defer func(was launch.User) {
-					alpha.user = was
+				defer func(was *launch.User) {
+					alpha.user.Store(was)
 					must(t, os.Chown(f.home, testUID, testUID))
-				}(alpha.user)
+				}(alpha.user.Load())
 				nobody.Home, nobody.Shell = f.home, "/bin/bash"
-				alpha.user = nobody
+				alpha.user.Store(&nobody)
 				must(t, os.Chown(f.home, int(nobody.UID), int(nobody.GID)))
 			}
 			if r := f.run(f.command("scp", "-q", test.flag, "data", "alpha@node:"+name)); r.code != 0 {
