@@ -82,6 +82,7 @@ warnings); 2 when they could not be read.`,
 	out.addTo(cmd.Flags(), "text", "json")
 	cmd.Flags().StringVar(&rego, "rego", "", "check the Rego modules in `DIR` as well")
 	cmd.Flags().BoolVar(&strict, "strict", false, "fail for warnings as well, such as what this version does not enforce")
+	cmd.ValidArgsFunction = completePolicy
 	return cmd
 }
 

@@ -44,6 +44,7 @@ With --raw, the text of one shipped policy as it is, to start a file from.`,
 	out.addTo(cmd.Flags(), "yaml", "json")
 	opts.addTo(cmd.Flags())
 	cmd.Flags().BoolVar(&raw, "raw", false, "print the text as it is")
+	cmd.ValidArgsFunction = completePolicy
 	return cmd
 }
 
