@@ -50,14 +50,17 @@ func (s sandboxesService) Exec(stream pb.Sandboxes_ExecServer) error {
 		defer cancel()
 	}
 	x := &execution{daemon: s.Daemon, stream: stream, start: start}
-	err = x.run(ctx, b)
-	s.recordExec(ctx, b.name, start, err)
-	return err
+	return x.run(ctx, b)
 }
 
-// recordExec records a command line.
-func (d *Daemon) recordExec(ctx context.Context, name string, start *pb.ExecStart, err error) {
-	d.record(ctx, &flow.Record{Reason: flow.ReasonAPIExec, Sandbox: name, Command: strings.Join(start.GetArgv(), " ")}, err)
+// exec starts the command, and records that it did: not at its end, of which an agent
+// may never hear.
+func (x *execution) exec(ctx context.Context, b *box, l *life, o order) (*launch.Process, error) {
+	p, err := x.daemon.exec(ctx, b, l, o)
+	x.daemon.record(ctx, &flow.Record{
+		Reason: flow.ReasonAPIExec, Sandbox: b.name, Command: strings.Join(x.start.GetArgv(), " "),
+	}, err)
+	return p, err
 }
 
 // execution is one command of the API's.
@@ -105,7 +108,7 @@ func (x *execution) detached(ctx context.Context, b *box, l *life, o order) erro
 	}
 	defer null.Close()
 	o.stdio = [3]*os.File{null, null, null}
-	p, err := x.daemon.exec(ctx, b, l, o)
+	p, err := x.exec(ctx, b, l, o)
 	if err != nil {
 		return x.failed(err)
 	}
@@ -114,7 +117,7 @@ func (x *execution) detached(ctx context.Context, b *box, l *life, o order) erro
 
 // terminal runs a command in a terminal of the sandbox's.
 func (x *execution) terminal(ctx context.Context, b *box, l *life, o order) error {
-	p, err := x.daemon.exec(ctx, b, l, o)
+	p, err := x.exec(ctx, b, l, o)
 	if err != nil {
 		return x.failed(err)
 	}
@@ -137,7 +140,7 @@ func (x *execution) piped(ctx context.Context, b *box, l *life, o order) error {
 	}
 	defer pipes.Close()
 	o.stdio = pipes.Stdio
-	p, err := x.daemon.exec(ctx, b, l, o)
+	p, err := x.exec(ctx, b, l, o)
 	pipes.Started()
 	if err != nil {
 		return x.failed(err)

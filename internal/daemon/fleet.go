@@ -59,7 +59,8 @@ type saved struct {
 	Latest   uint64 `json:"latest"`
 }
 
-// claim enters a new sandbox under its name; false where there is one already.
+// claim enters a new sandbox under its name, and has its turn; false where there is one
+// already.
 func (f *fleet) claim(message *pb.Sandbox) (*box, bool) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
@@ -71,6 +72,7 @@ func (f *fleet) claim(message *pb.Sandbox) (*box, bool) {
 		number++
 	}
 	b := &box{name: message.GetName(), message: message, saved: saved{Number: number}}
+	b.turn.Lock() // nobody else knows it yet
 	f.enter(b)
 	return b, true
 }

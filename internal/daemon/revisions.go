@@ -26,21 +26,23 @@ type policiesService struct {
 
 // SetPolicy makes a new revision, and puts it in force if it loads.
 func (s policiesService) SetPolicy(ctx context.Context, req *pb.SetPolicyRequest) (*pb.PolicyRevision, error) {
-	b, err := s.running(req.GetSandbox())
-	if err != nil {
-		return nil, err
-	}
 	if len(req.GetSource().GetFiles()) == 0 {
 		return nil, api.InvalidArgument("send the files of the policy, or the name of a shipped one", "source is empty")
 	}
 	if req.GetDryRun() {
+		if s.fleet.find(req.GetSandbox()) == nil {
+			return nil, noSandbox(req.GetSandbox())
+		}
 		_, warnings, digest, err := s.library.load(req.GetSource())
 		if err != nil {
 			return nil, err
 		}
-		return &pb.PolicyRevision{Sandbox: b.name, Digest: digest, Warnings: warnings}, nil
+		return &pb.PolicyRevision{Sandbox: req.GetSandbox(), Digest: digest, Warnings: warnings}, nil
 	}
-	b.turn.Lock()
+	b, err := s.take(req.GetSandbox())
+	if err != nil {
+		return nil, err
+	}
 	defer b.turn.Unlock()
 	if _, _, saved := s.fleet.look(b); req.GetLatest() != 0 && req.GetLatest() != saved.Latest {
 		return nil, api.Aborted("read the latest revision and decide again", "the latest revision is %d, not %d", saved.Latest, req.GetLatest())

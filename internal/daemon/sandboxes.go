@@ -40,7 +40,6 @@ func (s sandboxesService) CreateSandbox(ctx context.Context, req *pb.CreateSandb
 	if !free {
 		return nil, api.AlreadyExists("choose another name, or delete that one first", "there is a sandbox %q already", name)
 	}
-	b.turn.Lock()
 	defer b.turn.Unlock()
 	err := s.create(ctx, b)
 	s.recordChange(ctx, flow.ReasonSandboxCreated, name, "", err)
@@ -133,11 +132,10 @@ func hasLabels(message *pb.Sandbox, want map[string]string) bool {
 
 // UpdateSandbox replaces the fields that are named, all or none.
 func (s sandboxesService) UpdateSandbox(ctx context.Context, req *pb.UpdateSandboxRequest) (*pb.Sandbox, error) {
-	b := s.fleet.find(req.GetName())
-	if b == nil {
-		return nil, noSandbox(req.GetName())
+	b, err := s.take(req.GetName())
+	if err != nil {
+		return nil, err
 	}
-	b.turn.Lock()
 	defer b.turn.Unlock()
 	message, _, _ := s.fleet.look(b)
 	if v := req.GetVersion(); v != 0 && v != message.GetVersion() {
@@ -202,19 +200,15 @@ func (d *Daemon) update(ctx context.Context, b *box, next *pb.SandboxSpec, newPo
 
 // DeleteSandbox returns when nothing is left of it.
 func (s sandboxesService) DeleteSandbox(ctx context.Context, req *pb.DeleteSandboxRequest) (*pb.DeleteSandboxResponse, error) {
-	b := s.fleet.find(req.GetName())
-	if b == nil {
+	b, err := s.take(req.GetName())
+	if err != nil {
 		if req.GetAllowMissing() {
 			return &pb.DeleteSandboxResponse{}, nil
 		}
-		return nil, noSandbox(req.GetName())
+		return nil, err
 	}
-	b.turn.Lock()
 	defer b.turn.Unlock()
-	if s.fleet.find(b.name) != b { // somebody else's turn has deleted it
-		return &pb.DeleteSandboxResponse{}, nil
-	}
-	err := s.remove(b)
+	err = s.remove(b)
 	s.recordChange(ctx, flow.ReasonSandboxDeleted, b.name, "", err)
 	if err != nil {
 		return nil, err
@@ -294,6 +288,21 @@ func eventType(first bool, known, message *pb.Sandbox) pb.SandboxEvent_Type {
 		return pb.SandboxEvent_CREATED
 	}
 	return pb.SandboxEvent_UPDATED
+}
+
+// take returns a sandbox, and has its turn.
+func (d *Daemon) take(name string) (*box, error) {
+	for {
+		b := d.fleet.find(name)
+		if b == nil {
+			return nil, noSandbox(name)
+		}
+		b.turn.Lock()
+		if d.fleet.find(name) == b {
+			return b, nil
+		}
+		b.turn.Unlock() // somebody else's turn has deleted it
+	}
 }
 
 // running returns a sandbox in which something can be done.
