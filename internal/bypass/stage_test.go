@@ -157,7 +157,7 @@ func (s *stage) prepare(g group) error {
 	}
 	s.records = filepath.Join(s.dir, "records")
 	policy := filepath.Join(s.dir, "policy.yaml")
-	s.cmd = s.env.Command(self, ringfenceCommand, "run", "--records", s.records,
+	s.cmd = s.env.Command(self, ringfenceCommand, "run", "--agent=never", "--records", s.records,
 		"--resolver", s.env.Resolver().String(),
 		"--trusted-network", "203.0.113.0/24", "--trusted-network", "198.51.100.0/24", "--trusted-network", "2001:db8::/32",
 		"--workdir", s.dir, "--user", fmt.Sprint(userID), "--policy", policy,

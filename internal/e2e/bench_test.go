@@ -107,7 +107,7 @@ func (f *benchFixture) compare(port int, args []string) (direct, fenced loadResu
 	for range 5 {
 		cmd := f.env.Command(args[0], args[1:]...)
 		directs = append(directs, f.output(cmd))
-		argv := append([]string{"run"}, f.flags...)
+		argv := append([]string{"run", "--agent=never"}, f.flags...)
 		argv = append(argv, "--policy", f.policy, "--")
 		fenceds = append(fenceds, f.output(f.env.Command(program, append(argv, args...)...)))
 	}

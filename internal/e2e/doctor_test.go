@@ -147,7 +147,7 @@ func TestDoctorFindsWhatIsMissing(t *testing.T) {
 					t.Errorf("it was tried: %+v", r)
 				}
 			}
-			argv := append(slices.Clone(tt.before), program, "run", "--", "true")
+			argv := append(slices.Clone(tt.before), program, "run", "--agent=never", "--", "true")
 			got := startProgram(t, argv...).wait()
 			if got.status != 125 || !strings.Contains(got.stderr, "this machine lacks "+tt.want+": ") || !strings.Contains(got.stderr, tt.says) ||
 				!strings.Contains(got.stderr, "\nhint: ringfence doctor ") {
@@ -165,7 +165,7 @@ func TestRefusedStartMakesNothing(t *testing.T) {
 mount -t bpf bpf /sys/fs/bpf
 setarch --uname-2.6 "$@" || echo "status $?"
 find /run /sys/fs/bpf -name "ringfence*"`
-	got := startProgram(t, "unshare", "--mount", "--propagation", "private", "sh", "-ec", script, "sh", program, "run", "--", "true").wait()
+	got := startProgram(t, "unshare", "--mount", "--propagation", "private", "sh", "-ec", script, "sh", program, "run", "--agent=never", "--", "true").wait()
 	if got.stdout != "status 125\n" {
 		t.Errorf("%s\n%s", got.stdout, got.stderr)
 	}

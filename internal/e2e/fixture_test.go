@@ -203,7 +203,7 @@ type running struct {
 func (f *fixture) prepare(args ...string) *running {
 	f.t.Helper()
 	r := &running{t: f.t, recordsPath: filepath.Join(f.t.TempDir(), "records")}
-	argv := append([]string{"run", "--records", r.recordsPath}, f.flags...)
+	argv := append([]string{"run", "--agent=never", "--records", r.recordsPath}, f.flags...)
 	r.cmd = f.env.Command(program, append(argv, args...)...)
 	r.cmd.Stdout, r.cmd.Stderr = &r.stdout, &r.stderr
 	return r
