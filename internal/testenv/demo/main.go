@@ -139,7 +139,7 @@ func unfenced(env *testenv.Env, dir, host, addr string, out printer) error {
 func fenced(env *testenv.Env, ringfence, dir, records string, out printer) error {
 	out.title("Now the same in a sandbox, under the policy that ships with Ringfence:")
 	args := []string{
-		"run", "--resolver", testenv.ResolverIPv4, "--trusted-network", trusted,
+		"run", "--agent", "never", "--resolver", testenv.ResolverIPv4, "--trusted-network", trusted,
 		"--records", records, "--workdir", dir,
 	}
 	for _, entry := range curlEnviron(dir) {
