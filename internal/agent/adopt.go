@@ -18,8 +18,8 @@ import (
 )
 
 const (
-	// atOnce bounds what is done for many sandboxes at a time.
-	atOnce = 16
+	// atOnceMost bounds what is done for many sandboxes at a time.
+	atOnceMost = 16
 	// untoldAfter is how long rejections of before are read one by one until the rest
 	// of them, which the hooks only counted, is told in one line.
 	untoldAfter = time.Second
@@ -162,25 +162,17 @@ func (a *Agent) RemoveUnclaimed(ctx context.Context, claimed []string) error {
 		keep[sb.Name()] = true
 	}
 	names, err := a.children()
-	errs := []error{err}
 	names = slices.DeleteFunc(names, func(name string) bool { return keep[name] })
-	var group errgroup.Group
-	group.SetLimit(atOnce)
-	removed := make([]error, len(names))
-	for i, name := range names {
-		group.Go(func() error {
-			removed[i] = sandbox.Remove(ctx, a.parts(SandboxConfig{Name: name}))
-			return nil
-		})
-	}
-	_ = group.Wait()
-	for i, name := range names {
-		a.cfg.Log.Info("removed a sandbox that nobody knows", "sandbox", name, "error", removed[i])
-	}
-	errs = append(errs, removed...)
-	errs = append(errs, a.removeStray(keep))
+	removed := atOnce(names, func(name string) error {
+		err := sandbox.Remove(ctx, a.parts(SandboxConfig{Name: name}))
+		if err == nil {
+			a.cfg.Log.Info("removed a sandbox that nobody knows", "sandbox", name)
+		}
+		return err
+	})
+	stray := a.removeStray(keep)
 	a.settle()
-	return errors.Join(errs...)
+	return errors.Join(err, removed, stray)
 }
 
 // removeStray removes anchors and entries in the hooks that belong to no cgroup.
@@ -262,17 +254,24 @@ func (a *Agent) Detach() error {
 	a.coming.Lock() // nothing is made or adopted any more
 	defer a.coming.Unlock()
 	all := a.all()
+	errs := atOnce(all, (*Sandbox).detach)
+	return errors.Join(errs, a.rest(), a.instance.unlock())
+}
+
+// atOnce does something for many, some of them at a time, and for all of them whatever
+// comes of the others.
+func atOnce[T any](all []T, do func(T) error) error {
 	errs := make([]error, len(all))
 	var group errgroup.Group
-	group.SetLimit(atOnce)
-	for i, sb := range all {
+	group.SetLimit(atOnceMost)
+	for i, one := range all {
 		group.Go(func() error {
-			errs[i] = sb.detach()
+			errs[i] = do(one)
 			return nil
 		})
 	}
 	_ = group.Wait()
-	return errors.Join(errors.Join(errs...), a.rest(), a.instance.unlock())
+	return errors.Join(errs...)
 }
 
 // detach ends the sandbox's services and leaves it to another agent.

@@ -272,6 +272,46 @@ func TestLostAndUnclaimed(t *testing.T) {
 	expectNothing(t, instance)
 }
 
+// Hooks that are not all there fence nothing that could be served: the sandboxes go,
+// and the start goes on.
+func TestIncompleteHooks(t *testing.T) {
+	instance := instanceOf(t)
+	env := newWorld(t)
+	first := startRemote(t, env, instance)
+	states := first.do(order{Create: []string{"box"}}).States
+	first.kill()
+	pins, err := filepath.Glob(filepath.Join(pinRoot, instance, "*", "map_origins"))
+	if err != nil || len(pins) != 1 {
+		t.Fatalf("pins %v, %v", pins, err)
+	}
+	if err := os.Remove(pins[0]); err != nil {
+		t.Fatal(err)
+	}
+	second := startRemote(t, env, instance)
+	expectNoCgroup(t, instance, "box")
+	if lost := second.do(order{Adopt: states}).Lost; lost["box"] == "" {
+		t.Error("a sandbox without hooks was adopted")
+	}
+	second.do(order{Claim: []string{}})
+	second.do(order{Create: []string{"box"}})
+	if got := second.run("box", "exec 3<>/dev/tcp/allowed.test/25; read -r line <&3; echo $line"); !strings.HasPrefix(got, "220") {
+		t.Errorf("a new one: %q", got)
+	}
+	second.do(order{Close: true})
+	expectNothing(t, instance)
+}
+
+func TestInstanceNames(t *testing.T) {
+	for name, want := range map[string]bool{
+		"agent": true, "a-1": true, "": false, "run-1": false, "../x": false, "a/b": false, "lock": false,
+		"1a": false, "-a": false, "A": false, strings.Repeat("a", 33): false, "ä": false,
+	} {
+		if got := isInstanceName(name); got != want {
+			t.Errorf("%q: %v", name, got)
+		}
+	}
+}
+
 // killInit kills the first process of a sandbox.
 func killInit(t *testing.T, instance, name string) {
 	t.Helper()
@@ -414,6 +454,10 @@ func TestAdoptLeavesNothing(t *testing.T) {
 	for range 10 {
 		adopt()
 		detach()
+		// A start that fails leaves what it has found.
+		if _, err := Start(t.Context(), Config{Instance: instance, MaxSandboxes: -1}); err == nil {
+			t.Fatal("an agent of less than no sandboxes has started")
+		}
 	}
 	leaked, err := before.Settle(5 * time.Second)
 	if err != nil || len(leaked) > 0 {

@@ -38,11 +38,11 @@ func (e *HeldError) Error() string {
 }
 
 // errInstanceName is returned for a name that is none.
-var errInstanceName = errors.New("want up to 32 lower case letters, digits and hyphens that begin with a letter, but not with " + namePrefix)
+var errInstanceName = errors.New("want up to 32 lower case letters, digits and hyphens that begin with a letter, but not with " + namePrefix + ", and not lock")
 
 func isInstanceName(name string) bool {
 	const letters = "abcdefghijklmnopqrstuvwxyz"
-	return name != "" && len(name) <= 32 && strings.Trim(name, letters+"0123456789-") == "" &&
+	return name != "" && name != "lock" && len(name) <= 32 && strings.Trim(name, letters+"0123456789-") == "" &&
 		strings.ContainsRune(letters, rune(name[0])) && !strings.HasPrefix(name, namePrefix)
 }
 

@@ -3,9 +3,12 @@ package names
 import (
 	"errors"
 	"fmt"
+	"io"
 	"net/netip"
 	"sync"
 	"testing"
+
+	"github.com/google/go-cmp/cmp"
 )
 
 func newPool(t testing.TB, cfg PoolConfig) *Pool {
@@ -151,5 +154,37 @@ func BenchmarkPoolHost(b *testing.B) {
 				}
 			}
 		})
+	}
+}
+
+// A pool after another one gives each name what it had, and no other name gets that.
+func TestPoolAfterAnother(t *testing.T) {
+	var said []string
+	first := newPool(t, PoolConfig{Remember: func(host string) error { said = append(said, host); return nil }})
+	a, _ := assign(t, first, "a.example")
+	b, _ := assign(t, first, "b.example")
+	assign(t, first, "a.example")
+	if diff := cmp.Diff([]string{"a.example", "b.example"}, said); diff != "" {
+		t.Errorf("remembered (-want +got):\n%s", diff)
+	}
+	second := newPool(t, PoolConfig{Known: said, Remember: func(string) error { return io.ErrShortWrite }})
+	for addr, want := range map[netip.Addr]string{a: "a.example", b: "b.example"} {
+		if host, ok := second.Host(addr); !ok || host != want {
+			t.Errorf("Host(%s) = %q, %v, want %q", addr, host, ok, want)
+		}
+	}
+	if again, _ := assign(t, second, "b.example"); again != b {
+		t.Errorf("b.example has %s, had %s", again, b)
+	}
+	if v4, _, err := second.Assign("c.example"); !errors.Is(err, io.ErrShortWrite) || v4.IsValid() {
+		t.Errorf("a name that is not remembered has %s, %v", v4, err)
+	}
+	for name, cfg := range map[string]PoolConfig{
+		"too many": {Max: 1, Known: said},
+		"twice":    {Known: []string{"a.example", "a.example"}},
+	} {
+		if _, err := NewPool(cfg); err == nil {
+			t.Errorf("%s: no error", name)
+		}
 	}
 }

@@ -13,7 +13,7 @@ import (
 )
 
 // settleTime is how long CheckLeaks waits for what ends by itself.
-const settleTime = 20 * time.Second // an init that knows nothing of its orphans reaps them now and then
+const settleTime = 10 * time.Second
 
 // CheckLeaks fails the test when, after all later cleanups, there is more of
 // something than now: goroutines and descriptors of this process, processes and
@@ -134,6 +134,9 @@ func (s *Snapshot) Leaked(after *Snapshot) []string {
 func (s *Snapshot) Settle(limit time.Duration) ([]string, error) {
 	deadline := time.Now().Add(limit)
 	for pause := time.Millisecond; ; pause = min(2*pause, 200*time.Millisecond) {
+		if err := reapOrphans(); err != nil {
+			return nil, err
+		}
 		after, err := TakeSnapshot(s.names...)
 		if err != nil {
 			return nil, err
