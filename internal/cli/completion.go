@@ -99,8 +99,8 @@ func providerNames(ctx context.Context, c *api.Client) (names []string, err erro
 	return names, err
 }
 
-// completePolicies completes a flag with the shipped policies, and files.
-func completePolicies(cmd *cobra.Command, flag string) { completeFlag(cmd, flag, completePolicy) }
+// completePolicies completes --policy with the shipped policies, and files.
+func completePolicies(cmd *cobra.Command) { completeFlag(cmd, "policy", completePolicy) }
 
 func completePolicy(*cobra.Command, []string, string) ([]cobra.Completion, cobra.ShellCompDirective) {
 	var names []cobra.Completion

@@ -80,7 +80,7 @@ func newPolicyExplain(env Env, status *int) *cobra.Command {
 	f.StringVar(&o.path, "path", "", "the request's `PATH`, and query")
 	o.view.addTo(f)
 	o.out.addTo(f, "text", "json")
-	completePolicies(cmd, "policy")
+	completePolicies(cmd)
 	return cmd
 }
 

@@ -72,7 +72,7 @@ func newRun(env Env, status *int) *cobra.Command {
 		},
 	}
 	opts.addFlags(cmd.Flags())
-	completePolicies(cmd, "policy")
+	completePolicies(cmd)
 	return cmd
 }
 

@@ -206,7 +206,7 @@ func newSandboxCreate(env Env) *cobra.Command {
 	opts.addTo(cmd.Flags())
 	out.addTo(cmd.Flags(), nounFormats()...)
 	r.addTo(cmd.Flags())
-	completePolicies(cmd, "policy")
+	completePolicies(cmd)
 	completeProviders(cmd, r, "provider")
 	return cmd
 }

@@ -71,7 +71,7 @@ func newSandboxUpdate(env Env) *cobra.Command {
 	out.addTo(f, nounFormats()...)
 	r.addTo(f)
 	cmd.ValidArgsFunction = completeSandbox(r, 1)
-	completePolicies(cmd, "policy")
+	completePolicies(cmd)
 	completeProviders(cmd, r, "provider")
 	return cmd
 }
