@@ -116,8 +116,8 @@ func (a *Agent) children() ([]string, error) {
 //
 // The error is sandbox.ErrLost where there is nothing to adopt, or not that sandbox:
 // all that there was of it is removed then, and it may be created anew. After another
-// error it is as it was, fenced and without an answer, and may be tried again. It may be called for many
-// sandboxes at once.
+// error it is as it was, fenced and without an answer, and may be tried again. It may
+// be called for many sandboxes at once.
 func (a *Agent) AdoptSandbox(ctx context.Context, cfg SandboxConfig, state sandbox.State) (_ *Sandbox, err error) {
 	a.coming.RLock()
 	defer a.coming.RUnlock()

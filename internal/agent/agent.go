@@ -131,11 +131,7 @@ func (a *Agent) Number() uint32 { return a.instance.number }
 // only once no process is left below them: what cannot be ended stays fenced, and is
 // a leftover for the next start.
 func (a *Agent) Close() error {
-	var errs []error
-	for _, sb := range a.all() {
-		errs = append(errs, sb.Close())
-	}
-	errs = append(errs, a.rest())
+	errs := []error{atOnce(a.all(), (*Sandbox).Close), a.rest()}
 	switch {
 	case a.instance == nil:
 	case a.parent == nil: // nothing was made that its claim would have to outlive

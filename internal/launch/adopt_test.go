@@ -106,7 +106,11 @@ func leaveSandbox(group, anchor string) (l left, err error) {
 	if err != nil {
 		return l, err
 	}
-	c := command("sh", "-c", "sh -c 'sleep 1000 <&- >&- 2>&- & echo $!'; exec sleep 1000")
+	// The second process in the background kills what the next agent starts.
+	const script = `sh -c 'sleep 1000 <&- >&- 2>&- & echo $!'
+		sh -c 'until [ -s /dev/shm/pid ]; do sleep 0.01; done; kill -KILL $(cat /dev/shm/pid)' </dev/null >/dev/null 2>&1 &
+		exec sleep 1000`
+	c := command("sh", "-c", script)
 	c.Stdio = [3]*os.File{null, w, null}
 	p, err := n.Exec(ctx, c)
 	if err != nil {
@@ -172,6 +176,9 @@ func TestAdoptAfterAgentDied(t *testing.T) {
 	}
 	if r := runIn(t, a.Namespaces, command("sh", "-c", "kill -KILL "+l.Detached)); r.status.Code != 0 {
 		t.Errorf("kill what ran before: %+v", r)
+	}
+	if r := runIn(t, a.Namespaces, command("sh", "-c", "echo $$ > /dev/shm/pid; exec sleep 1000")); r.status.Signal != unix.SIGKILL {
+		t.Errorf("be killed by what ran before: %+v", r)
 	}
 	if err := errors.Join(g.Kill(t.Context()), a.Close()); err != nil {
 		t.Fatal(err)
