@@ -152,3 +152,16 @@ func (c *crowd) checkOutcomes(outcomes map[string]int) {
 		}
 	}
 }
+
+// drain waits until all programs have ended, and nothing of them is left but what was
+// never accepted, which expires.
+func (c *crowd) drain() {
+	c.t.Helper()
+	if !waitUntil(func() bool { return c.stats().Tasks == 0 }) {
+		c.t.Errorf("still %+v", c.stats())
+	}
+	if _, err := c.dp.ExpireOrigins(0); err != nil {
+		c.t.Error(err)
+	}
+	c.waitForNothing()
+}
