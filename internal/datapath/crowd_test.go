@@ -26,7 +26,7 @@ type crowd struct {
 // newCrowd starts it: a third each connects, has children, or waits.
 func newCrowd(t *testing.T, cfg Config, n int, add func(Sandbox) error) *crowd {
 	t.Helper()
-	c := &crowd{stopFile: filepath.Join(t.TempDir(), "stop"), accepted: make(chan net.Conn, 1<<16)}
+	c := &crowd{stopFile: filepath.Join(t.TempDir(), "stop"), accepted: make(chan net.Conn, 256)}
 	sh, err := exec.LookPath("sh") // by its name, which busybox goes by
 	if err != nil {
 		t.Fatal(err)
