@@ -38,6 +38,9 @@ func newCrowd(t *testing.T, cfg Config, n int, add func(Sandbox) error) *crowd {
 		(while [ ! -e ` + c.stopFile + ` ]; do (sh -c "sleep 0.1; exec sleep 0.1") & sleep 0.2; done; wait) &
 	done; wait`
 	c.fixture = makeSandbox(t, cfg.Parent, started{argv: []string{sh, "-c", script}}, add)
+	t.Cleanup(func() { // of a test that failed: they would keep the launcher's output open
+		_ = os.WriteFile(filepath.Join(c.cgroup, "cgroup.kill"), []byte("1"), 0)
+	})
 	go func() {
 		for {
 			conn, err := c.capture4.Accept()
