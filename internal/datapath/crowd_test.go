@@ -26,7 +26,7 @@ type crowd struct {
 // newCrowd starts it: a third each connects, has children, or waits.
 func newCrowd(t *testing.T, cfg Config, n int, add func(Sandbox) error) *crowd {
 	t.Helper()
-	c := &crowd{stopFile: filepath.Join(t.TempDir(), "stop"), accepted: make(chan net.Conn, 1<<16)}
+	c := &crowd{stopFile: filepath.Join(t.TempDir(), "stop"), accepted: make(chan net.Conn, 256)}
 	sh, err := exec.LookPath("sh") // by its name, which busybox goes by
 	if err != nil {
 		t.Fatal(err)
@@ -38,6 +38,9 @@ func newCrowd(t *testing.T, cfg Config, n int, add func(Sandbox) error) *crowd {
 		(while [ ! -e ` + c.stopFile + ` ]; do (sh -c "sleep 0.1; exec sleep 0.1") & sleep 0.2; done; wait) &
 	done; wait`
 	c.fixture = makeSandbox(t, cfg.Parent, started{argv: []string{sh, "-c", script}}, add)
+	t.Cleanup(func() { // of a test that failed: they would keep the launcher's output open
+		_ = os.WriteFile(filepath.Join(c.cgroup, "cgroup.kill"), []byte("1"), 0)
+	})
 	go func() {
 		for {
 			conn, err := c.capture4.Accept()
@@ -151,4 +154,17 @@ func (c *crowd) checkOutcomes(outcomes map[string]int) {
 			c.t.Errorf("%d connects: %s", n, outcome)
 		}
 	}
+}
+
+// drain waits until all programs have ended, and nothing of them is left but what was
+// never accepted, which expires.
+func (c *crowd) drain() {
+	c.t.Helper()
+	if !waitUntil(func() bool { return c.stats().Tasks == 0 }) {
+		c.t.Errorf("still %+v", c.stats())
+	}
+	if _, err := c.dp.ExpireOrigins(0); err != nil {
+		c.t.Error(err)
+	}
+	c.waitForNothing()
 }

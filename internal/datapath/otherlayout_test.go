@@ -89,7 +89,7 @@ func testUnderLoad(t *testing.T, other string) {
 	if n := c.stats().Rejected[flow.ReasonNoIdentity]; n > 0 || c.nobodys > 0 {
 		t.Errorf("%d connects without identity, %d without origin", n, c.nobodys)
 	}
-	c.waitForNothing()
+	c.drain()
 }
 
 // Where nothing can be frozen, what is started meanwhile may have no identity, and is
@@ -121,7 +121,7 @@ func testNotFrozen(t *testing.T, other string) {
 		t.Errorf("origins were copied: %v", opening.Maps)
 	}
 	c.checkOutcomes(outcomes)
-	c.waitForNothing()
+	c.drain()
 }
 
 // Agents of one build and of another take over from each other, and are killed at it.
@@ -182,11 +182,7 @@ func testKilledMidway(t *testing.T, other string) {
 	outcomes := c.stop()
 	t.Logf("%+v: connects: %v", opening, outcomes)
 	c.checkOutcomes(outcomes)
-	waitFor(t, func() bool { return c.stats().Tasks == 0 }, func() any { return c.stats() })
-	if _, err := dp.ExpireOrigins(0); err != nil {
-		t.Error(err)
-	}
-	c.waitForNothing()
+	c.drain()
 	if left, err := otherGenerations(cfg.PinDir, dp.generation); err != nil || len(left) > 0 {
 		t.Errorf("left of other generations: %v, %v", left, err)
 	}
