@@ -49,9 +49,10 @@ func (c *conn) serveForward(opened ssh.NewChannel) {
 	if err != nil {
 		return
 	}
-	defer channel.Close()
 	c.server.counters.forwards.Add(1)
+	gone := make(chan struct{})
 	go func() {
+		defer close(gone)
 		for request := range requests {
 			_ = request.Reply(false, nil)
 		}
@@ -61,6 +62,8 @@ func (c *conn) serveForward(opened ssh.NewChannel) {
 	record.Received, record.Sent = c.join(channel, inside)
 	record.Duration = time.Since(record.Time)
 	c.emit(record)
+	_ = channel.Close()
+	<-gone // until the client closes its side the library keeps the channel, and so it counts
 }
 
 func (c *conn) refuseForward(opened ssh.NewChannel, record *flow.Record, reason ssh.RejectionReason, why error) {

@@ -366,7 +366,7 @@ func TestHangUp(t *testing.T) {
 			}
 			out, err := s.StdoutPipe()
 			must(t, err)
-			s.Stdin = strings.NewReader("sleep 1000 & echo \"$!\"\n") // for the shell
+			s.Stdin = strings.NewReader("sh -c 'echo $$; exec sleep 1000' &\n") // for the shell
 			must(t, s.Start(test.command))
 			pid := ""
 			for lines := bufio.NewReader(out); pid == "" || strings.Trim(pid, "0123456789") != ""; {
