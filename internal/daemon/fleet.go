@@ -59,7 +59,8 @@ type saved struct {
 	Latest   uint64 `json:"latest"`
 }
 
-// claim enters a new sandbox under its name; false where there is one already.
+// claim enters a new sandbox under its name, and has its turn: nobody may delete it
+// before it is made. False where there is one already.
 func (f *fleet) claim(message *pb.Sandbox) (*box, bool) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
@@ -71,6 +72,7 @@ func (f *fleet) claim(message *pb.Sandbox) (*box, bool) {
 		number++
 	}
 	b := &box{name: message.GetName(), message: message, saved: saved{Number: number}}
+	b.turn.Lock()
 	f.enter(b)
 	return b, true
 }
@@ -120,6 +122,21 @@ func (f *fleet) find(name string) *box {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	return f.boxes[name]
+}
+
+// take returns a box with its turn, which the caller gives back. It is nil where there
+// is none, also where it was deleted while the caller waited.
+func (f *fleet) take(name string) *box {
+	b := f.find(name)
+	if b == nil {
+		return nil
+	}
+	b.turn.Lock()
+	if f.find(name) != b {
+		b.turn.Unlock()
+		return nil
+	}
+	return b
 }
 
 // look returns what a box has now.

@@ -30,25 +30,36 @@ func (s sandboxesService) CreateSandbox(ctx context.Context, req *pb.CreateSandb
 	if spec == nil {
 		spec = &pb.SandboxSpec{}
 	}
-	if err := s.checkSpec(spec); err != nil {
+	b, err := s.claim(name, spec)
+	if err != nil {
 		return nil, err
 	}
-	b, free := s.fleet.claim(&pb.Sandbox{
-		Name: name, Id: randomHex(16), Spec: spec, Version: 1, CreateTime: api.Time(time.Now()),
-		Status: &pb.SandboxStatus{Phase: pb.SandboxStatus_CREATING},
-	})
-	if !free {
-		return nil, api.AlreadyExists("choose another name, or delete that one first", "there is a sandbox %q already", name)
-	}
-	b.turn.Lock()
 	defer b.turn.Unlock()
-	err := s.create(ctx, b)
+	err = s.create(ctx, b)
 	s.recordChange(ctx, flow.ReasonSandboxCreated, name, "", err)
 	if err != nil {
 		s.fleet.remove(b)
 		return nil, err
 	}
 	return s.shown(b), nil
+}
+
+// claim enters a new sandbox, and has its turn. The providers that it names stay until
+// it is seen that they are named.
+func (d *Daemon) claim(name string, spec *pb.SandboxSpec) (*box, error) {
+	d.providers.Lock()
+	defer d.providers.Unlock()
+	if err := d.checkSpec(spec); err != nil {
+		return nil, err
+	}
+	b, free := d.fleet.claim(&pb.Sandbox{
+		Name: name, Id: randomHex(16), Spec: spec, Version: 1, CreateTime: api.Time(time.Now()),
+		Status: &pb.SandboxStatus{Phase: pb.SandboxStatus_CREATING},
+	})
+	if !free {
+		return nil, api.AlreadyExists("choose another name, or delete that one first", "there is a sandbox %q already", name)
+	}
+	return b, nil
 }
 
 func randomHex(n int) string {
@@ -133,12 +144,13 @@ const updatable = "labels, annotations, environment, log_level, policy, provider
 
 // UpdateSandbox replaces the fields that are named, all or none.
 func (s sandboxesService) UpdateSandbox(ctx context.Context, req *pb.UpdateSandboxRequest) (*pb.Sandbox, error) {
-	b := s.fleet.find(req.GetName())
+	b := s.fleet.take(req.GetName())
 	if b == nil {
 		return nil, noSandbox(req.GetName())
 	}
-	b.turn.Lock()
 	defer b.turn.Unlock()
+	s.providers.Lock() // those that it will name are there, and stay until it does
+	defer s.providers.Unlock()
 	message, _, _ := s.fleet.look(b)
 	if v := req.GetVersion(); v != 0 && v != message.GetVersion() {
 		return nil, changedMeanwhile(b.name, message.GetVersion(), v)
@@ -191,30 +203,33 @@ func (d *Daemon) update(ctx context.Context, b *box, next *pb.SandboxSpec, newPo
 		if len(source.GetFiles()) == 0 {
 			source = d.defaultPolicy
 		}
-		if _, err := d.setPolicy(ctx, b, source); err != nil {
-			return err
-		}
-		next.Policy = source
+		_, err := d.setPolicy(ctx, b, source, next)
+		return err
 	}
+	message, _, _ := d.fleet.look(b)
+	before := message.GetSpec()
 	d.fleet.change(b, func(_ *box, message *pb.Sandbox) { message.Spec = next })
-	return d.save(b)
+	err := d.save(b)
+	if err != nil { // what is not kept is not told to be so
+		d.fleet.change(b, func(_ *box, message *pb.Sandbox) { message.Spec = before })
+	}
+	return err
 }
 
 // DeleteSandbox returns when nothing is left of it.
 func (s sandboxesService) DeleteSandbox(ctx context.Context, req *pb.DeleteSandboxRequest) (*pb.DeleteSandboxResponse, error) {
-	b := s.fleet.find(req.GetName())
-	if b == nil {
+	if s.fleet.find(req.GetName()) == nil {
 		if req.GetAllowMissing() {
 			return &pb.DeleteSandboxResponse{}, nil
 		}
 		return nil, noSandbox(req.GetName())
 	}
-	b.turn.Lock()
-	defer b.turn.Unlock()
-	if s.fleet.find(b.name) != b { // somebody else's turn has deleted it
+	b := s.fleet.take(req.GetName())
+	if b == nil { // somebody else's turn has deleted it
 		return &pb.DeleteSandboxResponse{}, nil
 	}
-	err := s.remove(b)
+	defer b.turn.Unlock()
+	err := s.remove(ctx, b)
 	s.recordChange(ctx, flow.ReasonSandboxDeleted, b.name, "", err)
 	if err != nil {
 		return nil, err
@@ -231,7 +246,15 @@ func (s sandboxesService) AcceptProgram(ctx context.Context, req *pb.AcceptProgr
 	if !strings.HasPrefix(req.GetPath(), "/") {
 		return nil, api.InvalidArgument("write the path of the program as the sandbox sees it", "path %q is not absolute", req.GetPath())
 	}
+	// A sandbox that is deleted meanwhile leaves its trust to none of the same name.
+	if b = s.fleet.take(b.name); b == nil {
+		return nil, noSandbox(req.GetSandbox())
+	}
+	defer b.turn.Unlock()
 	_, life, _ := s.fleet.look(b)
+	if life == nil {
+		return nil, notReady(b.name)
+	}
 	life.AcceptProgram(req.GetPath())
 	// At once, though it would be kept soon: who was answered may count on it.
 	err = s.saveTrust(b.name)(life.Trusted())
