@@ -147,6 +147,14 @@ func (sb *Sandbox) adopt(ctx context.Context, cfg SandboxConfig, parts sandbox.C
 	return nil
 }
 
+// RemoveSandbox removes what there is of a sandbox that this agent does not serve: one
+// that could not be adopted, or not be closed. What is missing of it is no error.
+func (a *Agent) RemoveSandbox(ctx context.Context, name string, state sandbox.State) error {
+	a.coming.RLock()
+	defer a.coming.RUnlock()
+	return sandbox.Remove(ctx, a.parts(SandboxConfig{Name: name}), state.CgroupID)
+}
+
 // RemoveUnclaimed removes the sandboxes of agents before that were neither adopted nor
 // are among claimed, with all that the hooks know of them. It is called when all were
 // adopted that are to be; claimed are those that shall be tried again later. From then

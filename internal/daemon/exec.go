@@ -9,6 +9,7 @@ import (
 	"sync"
 	"time"
 
+	"golang.org/x/sync/semaphore"
 	"golang.org/x/sys/unix"
 
 	"github.com/ringfence/ringfence/internal/api"
@@ -22,9 +23,11 @@ import (
 const (
 	// execChunk is how many bytes of output one message has at most.
 	execChunk = 32 << 10
-	// inputRoom bounds the messages of input that wait for the command to read. Signals
-	// overtake these, but no more: then the caller waits.
-	inputRoom = 16
+	// inputRoom bounds the messages of input that wait for the command to read, and
+	// inputBytes what is in them. Signals overtake these, but no more: then the caller
+	// waits.
+	inputRoom  = 16
+	inputBytes = 256 << 10
 	// hangUpGrace is how long a command may live on whose caller has gone.
 	hangUpGrace = 10 * time.Second
 )
@@ -183,7 +186,7 @@ func (x *execution) finish(ctx context.Context, p *launch.Process, stopReading f
 
 // receive hands on what the caller sends, until there is no more of it.
 func (x *execution) receive(p *launch.Process, in io.Writer, closeIn func()) {
-	input := make(chan []byte, inputRoom)
+	input, room := make(chan []byte, inputRoom), semaphore.NewWeighted(inputBytes)
 	defer close(input)
 	go func() {
 		defer closeIn()
@@ -193,6 +196,7 @@ func (x *execution) receive(p *launch.Process, in io.Writer, closeIn func()) {
 			}
 			// A command that reads no more is no fault of the caller's.
 			_, _ = in.Write(chunk)
+			room.Release(weightOf(chunk))
 		}
 	}()
 	for {
@@ -202,7 +206,8 @@ func (x *execution) receive(p *launch.Process, in io.Writer, closeIn func()) {
 		}
 		switch m := m.GetMessage().(type) {
 		case *pb.ExecRequest_Stdin:
-			if len(m.Stdin) > 0 {
+			// Waits until the command reads, or until its end closes where it is written to.
+			if len(m.Stdin) > 0 && room.Acquire(x.stream.Context(), weightOf(m.Stdin)) == nil {
 				input <- m.Stdin
 			}
 		case *pb.ExecRequest_CloseStdin:
@@ -216,6 +221,10 @@ func (x *execution) receive(p *launch.Process, in io.Writer, closeIn func()) {
 		}
 	}
 }
+
+// weightOf is how much of the room for input a chunk takes: one that is larger than all
+// of it is there alone.
+func weightOf(chunk []byte) int64 { return min(int64(len(chunk)), inputBytes) }
 
 // copyOut sends what the command writes. It ends with the command's output, or when
 // the caller has gone.

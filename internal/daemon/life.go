@@ -37,7 +37,7 @@ func (d *Daemon) create(ctx context.Context, b *box) error {
 	})
 	// Kept before anything is made: what an agent leaves that is killed here is found
 	// by its name, and made again.
-	err = errors.Join(d.forgetRevisions(b.name), d.putRevision(firstRevision(b.name, source, digest, warnings)), d.save(b))
+	err = errors.Join(d.putRevision(firstRevision(b.name, source, digest, warnings)), d.save(b))
 	if err == nil {
 		err = d.start(ctx, b, nil)
 	}
@@ -87,7 +87,7 @@ func (d *Daemon) start(ctx context.Context, b *box, adopt func(agent.SandboxConf
 		}
 	})
 	if err := d.save(b); err != nil {
-		return errors.Join(err, d.end(b, pb.SandboxStatus_FAILED, err.Error()))
+		return errors.Join(err, d.end(context.WithoutCancel(ctx), b, pb.SandboxStatus_FAILED, err.Error()))
 	}
 	d.tasks.Go(func() { d.attend(b, l) })
 	return nil
@@ -125,27 +125,34 @@ func (d *Daemon) attend(b *box, l *life) {
 	}
 	const reason = "the sandbox's init has ended: it was killed, perhaps for want of memory"
 	d.log.Error(reason, "sandbox", b.name)
-	if err := d.end(b, pb.SandboxStatus_FAILED, reason); err != nil {
+	if err := d.end(context.Background(), b, pb.SandboxStatus_FAILED, reason); err != nil {
 		d.log.Error("what is left of a sandbox is not all removed", "sandbox", b.name, "error", err)
 	}
 }
 
-// end ends what runs of a sandbox. The caller has its turn.
-func (d *Daemon) end(b *box, phase pb.SandboxStatus_Phase, reason string) error {
-	_, l, _ := d.fleet.look(b)
+// end ends what runs of a sandbox, also where it is not served. The caller has its turn.
+func (d *Daemon) end(ctx context.Context, b *box, phase pb.SandboxStatus_Phase, reason string) error {
+	_, l, saved := d.fleet.look(b)
 	d.fleet.change(b, func(_ *box, next *pb.Sandbox) { next.Status.Phase, next.Status.Reason = phase, said(reason) })
 	var err error
 	if l != nil {
 		close(l.ending)
 		err = l.Close()
+	} else if saved.State != nil {
+		err = d.agent.RemoveSandbox(ctx, b.name, *saved.State)
 	}
-	d.fleet.change(b, func(b *box, _ *pb.Sandbox) { b.life, b.saved.State = nil, nil })
+	d.fleet.change(b, func(b *box, _ *pb.Sandbox) {
+		if b.life = nil; err == nil { // else there is something to remove still
+			b.saved.State = nil
+		}
+	})
 	return err
 }
 
 // remove deletes a sandbox for good. The caller has its turn.
-func (d *Daemon) remove(b *box) error {
-	if err := d.end(b, pb.SandboxStatus_DELETING, ""); err != nil {
+func (d *Daemon) remove(ctx context.Context, b *box) error {
+	// What has begun is done, also for a caller who has gone.
+	if err := d.end(context.WithoutCancel(ctx), b, pb.SandboxStatus_DELETING, ""); err != nil {
 		d.fleet.change(b, func(_ *box, next *pb.Sandbox) {
 			next.Status.Phase, next.Status.Reason = pb.SandboxStatus_FAILED, said("it could not be deleted: "+err.Error())
 		})
@@ -172,13 +179,16 @@ func (d *Daemon) save(b *box) error {
 	return d.store.Put(store.Sandboxes, b.name, value)
 }
 
-// forget removes a sandbox, its revisions and its trust from the store.
+// forget removes a sandbox, its revisions and its trust from the store, in one step:
+// nothing of it is left to another of the same name.
 func (d *Daemon) forget(name string) error {
-	return errors.Join(
-		d.store.Delete(store.Sandboxes, name),
-		d.forgetTrust(name),
-		d.forgetRevisions(name),
-	)
+	var batch store.Batch
+	if err := d.forgetRevisions(&batch, name); err != nil {
+		return err
+	}
+	batch.Delete(store.Sandboxes, name)
+	batch.Delete(store.Trust, name)
+	return d.store.Write(&batch)
 }
 
 // endpointOf returns the control plane as the sandbox's programs are told of it.

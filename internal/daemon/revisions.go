@@ -47,14 +47,15 @@ func (s policiesService) SetPolicy(ctx context.Context, req *pb.SetPolicyRequest
 	if _, _, saved := s.fleet.look(b); req.GetLatest() != 0 && req.GetLatest() != saved.Latest {
 		return nil, api.Aborted("read the latest revision and decide again", "the latest revision is %d, not %d", saved.Latest, req.GetLatest())
 	}
-	revision, err := s.setPolicy(ctx, b, req.GetSource())
+	revision, err := s.setPolicy(ctx, b, req.GetSource(), nil)
 	s.recordChange(ctx, flow.ReasonPolicySet, b.name, "policy", err)
 	return revision, err
 }
 
 // setPolicy makes a source the newest revision of a sandbox's policy. What does not
-// load is kept as one that failed, and is the error. The caller has the box's turn.
-func (d *Daemon) setPolicy(ctx context.Context, b *box, source *pb.PolicySource) (*pb.PolicyRevision, error) {
+// load is kept as one that failed, and is the error. With it the spec becomes what is
+// given, unless that is nil. The caller has the box's turn.
+func (d *Daemon) setPolicy(ctx context.Context, b *box, source *pb.PolicySource, spec *pb.SandboxSpec) (*pb.PolicyRevision, error) {
 	_, life, saved := d.fleet.look(b)
 	if life == nil {
 		return nil, notReady(b.name)
@@ -83,6 +84,9 @@ func (d *Daemon) setPolicy(ctx context.Context, b *box, source *pb.PolicySource)
 		b.saved.Latest = revision.GetRevision()
 		if loadErr == nil {
 			b.saved.Revision = revision.GetRevision()
+			if spec != nil {
+				next.Spec = spec
+			}
 			next.Spec.Policy = source
 		}
 		next.Status.PolicyRevision, next.Status.PolicyRevisionLatest = b.saved.Revision, b.saved.Latest
@@ -213,9 +217,8 @@ func (d *Daemon) prune(name string, latest uint64) error {
 	return d.store.Delete(store.Policies, revisionKey(name, latest-maxRevisions))
 }
 
-// forgetRevisions forgets all of a sandbox's.
-func (d *Daemon) forgetRevisions(name string) error {
-	var batch store.Batch
+// forgetRevisions has a batch forget all of a sandbox's.
+func (d *Daemon) forgetRevisions(batch *store.Batch, name string) error {
 	err := d.store.Each(store.Policies, name+"/", func(item store.Item) error {
 		if !strings.HasPrefix(item.Key, name+"/") {
 			return errPageFull
@@ -223,10 +226,10 @@ func (d *Daemon) forgetRevisions(name string) error {
 		batch.Delete(store.Policies, item.Key)
 		return nil
 	})
-	if err != nil && !errors.Is(err, errPageFull) {
-		return err
+	if errors.Is(err, errPageFull) {
+		return nil
 	}
-	return d.store.Write(&batch)
+	return err
 }
 
 // firstRevision is the policy that a sandbox is made with.

@@ -30,24 +30,36 @@ func (s sandboxesService) CreateSandbox(ctx context.Context, req *pb.CreateSandb
 	if spec == nil {
 		spec = &pb.SandboxSpec{}
 	}
-	if err := s.checkSpec(spec); err != nil {
+	b, err := s.claim(name, spec)
+	if err != nil {
 		return nil, err
 	}
-	b, free := s.fleet.claim(&pb.Sandbox{
-		Name: name, Id: randomHex(16), Spec: spec, Version: 1, CreateTime: api.Time(time.Now()),
-		Status: &pb.SandboxStatus{Phase: pb.SandboxStatus_CREATING},
-	})
-	if !free {
-		return nil, api.AlreadyExists("choose another name, or delete that one first", "there is a sandbox %q already", name)
-	}
 	defer b.turn.Unlock()
-	err := s.create(ctx, b)
+	err = s.create(ctx, b)
 	s.recordChange(ctx, flow.ReasonSandboxCreated, name, "", err)
 	if err != nil {
 		s.fleet.remove(b)
 		return nil, err
 	}
 	return s.shown(b), nil
+}
+
+// claim enters a new sandbox, and has its turn. The providers that it names stay until
+// it is seen that they are named.
+func (d *Daemon) claim(name string, spec *pb.SandboxSpec) (*box, error) {
+	d.providers.Lock()
+	defer d.providers.Unlock()
+	if err := d.checkSpec(spec); err != nil {
+		return nil, err
+	}
+	b, free := d.fleet.claim(&pb.Sandbox{
+		Name: name, Id: randomHex(16), Spec: spec, Version: 1, CreateTime: api.Time(time.Now()),
+		Status: &pb.SandboxStatus{Phase: pb.SandboxStatus_CREATING},
+	})
+	if !free {
+		return nil, api.AlreadyExists("choose another name, or delete that one first", "there is a sandbox %q already", name)
+	}
+	return b, nil
 }
 
 func randomHex(n int) string {
@@ -137,6 +149,8 @@ func (s sandboxesService) UpdateSandbox(ctx context.Context, req *pb.UpdateSandb
 		return nil, err
 	}
 	defer b.turn.Unlock()
+	s.providers.Lock() // those that it will name are there, and stay until it does
+	defer s.providers.Unlock()
 	message, _, _ := s.fleet.look(b)
 	if v := req.GetVersion(); v != 0 && v != message.GetVersion() {
 		return nil, changedMeanwhile(b.name, message.GetVersion(), v)
@@ -189,13 +203,17 @@ func (d *Daemon) update(ctx context.Context, b *box, next *pb.SandboxSpec, newPo
 		if len(source.GetFiles()) == 0 {
 			source = d.defaultPolicy
 		}
-		if _, err := d.setPolicy(ctx, b, source); err != nil {
-			return err
-		}
-		next.Policy = source
+		_, err := d.setPolicy(ctx, b, source, next)
+		return err
 	}
+	message, _, _ := d.fleet.look(b)
+	before := message.GetSpec()
 	d.fleet.change(b, func(_ *box, message *pb.Sandbox) { message.Spec = next })
-	return d.save(b)
+	err := d.save(b)
+	if err != nil { // what is not kept is not told to be so
+		d.fleet.change(b, func(_ *box, message *pb.Sandbox) { message.Spec = before })
+	}
+	return err
 }
 
 // DeleteSandbox returns when nothing is left of it.
@@ -208,7 +226,7 @@ func (s sandboxesService) DeleteSandbox(ctx context.Context, req *pb.DeleteSandb
 		return nil, err
 	}
 	defer b.turn.Unlock()
-	err = s.remove(b)
+	err = s.remove(ctx, b)
 	s.recordChange(ctx, flow.ReasonSandboxDeleted, b.name, "", err)
 	if err != nil {
 		return nil, err
@@ -218,14 +236,20 @@ func (s sandboxesService) DeleteSandbox(ctx context.Context, req *pb.DeleteSandb
 
 // AcceptProgram trusts what is used next under a path.
 func (s sandboxesService) AcceptProgram(ctx context.Context, req *pb.AcceptProgramRequest) (*pb.AcceptProgramResponse, error) {
-	b, err := s.running(req.GetSandbox())
-	if err != nil {
-		return nil, err
-	}
 	if !strings.HasPrefix(req.GetPath(), "/") {
 		return nil, api.InvalidArgument("write the path of the program as the sandbox sees it", "path %q is not absolute", req.GetPath())
 	}
+	// With its turn: one that is deleted meanwhile leaves its trust to none of the same
+	// name.
+	b, err := s.take(req.GetSandbox())
+	if err != nil {
+		return nil, err
+	}
+	defer b.turn.Unlock()
 	_, life, _ := s.fleet.look(b)
+	if life == nil {
+		return nil, notReady(b.name)
+	}
 	life.AcceptProgram(req.GetPath())
 	// At once, though it would be kept soon: who was answered may count on it.
 	err = s.saveTrust(b.name)(life.Trusted())

@@ -32,5 +32,3 @@ func (d *Daemon) saveTrust(name string) func([]identity.Trust) error {
 		return err
 	}
 }
-
-func (d *Daemon) forgetTrust(name string) error { return d.store.Delete(store.Trust, name) }
