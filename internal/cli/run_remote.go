@@ -163,7 +163,8 @@ func (r *run) inService(ctx context.Context, socket string) (status int, err err
 func (r *run) spec() *ringfencev1.SandboxSpec {
 	spec := &ringfencev1.SandboxSpec{
 		Policy: sourceOf(r.settings.feed.Now), Workdir: r.settings.workdir, Visible: []string{r.settings.workdir},
-		Labels: map[string]string{"ringfence.run": strconv.Itoa(r.env.UID)},
+		Labels:    map[string]string{"ringfence.run": strconv.Itoa(r.env.UID)},
+		Ephemeral: true, // it ends with this process, also where that is killed
 	}
 	if r.settings.controlPlane != (flow.Target{}) {
 		spec.ControlPlane = r.settings.controlPlane.String()

@@ -96,6 +96,7 @@ func (x *execution) run(ctx context.Context, b *box) error {
 	if o.detached {
 		return x.detached(ctx, b, l, o)
 	}
+	defer b.attach()()
 	if o.terminal {
 		o.term = x.start.GetEnvironment()["TERM"]
 		return x.terminal(ctx, b, l, o)

@@ -31,6 +31,10 @@ type box struct {
 	// turn is held by whoever makes, changes or deletes the sandbox: one at a time.
 	turn sync.Mutex
 
+	// begun and over are closed when the first attached command begins and ends.
+	begun, over        chan struct{}
+	beginOnce, endOnce sync.Once
+
 	// The fields below are guarded by the fleet's mu. What they point to never changes:
 	// it is replaced.
 	message *pb.Sandbox
@@ -59,6 +63,16 @@ type saved struct {
 	Latest   uint64 `json:"latest"`
 }
 
+func newBox(message *pb.Sandbox) *box {
+	return &box{name: message.GetName(), message: message, begun: make(chan struct{}), over: make(chan struct{})}
+}
+
+// attach says that an attached command begins; what it returns, that it has ended.
+func (b *box) attach() (end func()) {
+	b.beginOnce.Do(func() { close(b.begun) })
+	return func() { b.endOnce.Do(func() { close(b.over) }) }
+}
+
 // claim enters a new sandbox under its name, and has its turn; false where there is one
 // already.
 func (f *fleet) claim(message *pb.Sandbox) (*box, bool) {
@@ -71,7 +85,8 @@ func (f *fleet) claim(message *pb.Sandbox) (*box, bool) {
 	for f.numbers[number] {
 		number++
 	}
-	b := &box{name: message.GetName(), message: message, saved: saved{Number: number}}
+	b := newBox(message)
+	b.saved.Number = number
 	b.turn.Lock() // nobody else knows it yet
 	f.enter(b)
 	return b, true

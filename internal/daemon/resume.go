@@ -24,18 +24,18 @@ const adoptAgain = 5 * time.Second
 // restore reads the sandboxes of the store.
 func (d *Daemon) restore() error {
 	return d.store.Each(store.Sandboxes, "", func(item store.Item) error {
-		name, value := item.Key, item.Value
-		b := &box{name: name}
 		var message pb.Sandbox
-		err := json.Unmarshal(value, &b.saved)
+		var kept saved
+		err := json.Unmarshal(item.Value, &kept)
 		if err == nil {
-			err = api.Decode(b.saved.Sandbox, &message)
+			err = api.Decode(kept.Sandbox, &message)
 		}
 		if err != nil {
-			return fmt.Errorf("read sandbox %s: %w", name, err)
+			return fmt.Errorf("read sandbox %s: %w", item.Key, err)
 		}
-		b.saved.Sandbox = nil
-		b.message = &message
+		kept.Sandbox = nil
+		b := newBox(&message)
+		b.saved = kept
 		if message.Status == nil {
 			message.Status = &pb.SandboxStatus{}
 		}
@@ -51,6 +51,9 @@ func (d *Daemon) restore() error {
 // nobody knows, and has those made anew that are no more. It does not wait for the
 // last: after a start of the machine there may be hundreds.
 func (d *Daemon) resumeAll(ctx context.Context) error {
+	if err := d.dropEphemeral(); err != nil {
+		return err
+	}
 	boxes, _ := d.fleet.all()
 	var mu sync.Mutex
 	var lost, later []*box

@@ -41,6 +41,9 @@ func (s sandboxesService) CreateSandbox(ctx context.Context, req *pb.CreateSandb
 		s.fleet.remove(b)
 		return nil, err
 	}
+	if spec.GetEphemeral() {
+		s.tasks.Go(func() { s.expire(b) })
+	}
 	return s.shown(b), nil
 }
 

@@ -83,7 +83,7 @@ func (d *Daemon) listenSSH(ctx context.Context, network, address string) error {
 	}
 	if network == "tcp" {
 		d.ssh.address = listener.Addr()
-	} else if err := os.Chmod(address, 0o600); err != nil {
+	} else if err := d.admitToSocket(address); err != nil {
 		return errors.Join(err, listener.Close())
 	}
 	d.tasks.Go(func() {
@@ -92,6 +92,19 @@ func (d *Daemon) listenSSH(ctx context.Context, network, address string) error {
 		}
 	})
 	return nil
+}
+
+// admitToSocket lets root connect, and those who may use the API: there they get the
+// certificates to log in with. With several groups it is open to all: it is the login
+// that counts.
+func (d *Daemon) admitToSocket(path string) error {
+	switch groups := d.cfg.SocketGroups; len(groups) {
+	case 0:
+		return os.Chmod(path, 0o600)
+	case 1:
+		return errors.Join(os.Chown(path, 0, int(groups[0])), os.Chmod(path, 0o660))
+	}
+	return os.Chmod(path, 0o666)
 }
 
 // sshKey returns a key of the store's, and makes it the first time.

@@ -12,7 +12,9 @@ import (
 	"strings"
 	"syscall"
 	"testing"
+	"time"
 
+	"github.com/ringfence/ringfence/internal/api"
 	"github.com/ringfence/ringfence/internal/api/ringfencev1"
 	"github.com/ringfence/ringfence/internal/testenv"
 )
@@ -152,7 +154,7 @@ func TestServiceRun(t *testing.T) {
 	if verdicts[allowedName] != "allow" || verdicts[deniedName] != "deny" {
 		t.Errorf("records: %v", verdicts)
 	}
-	for _, signal := range []syscall.Signal{syscall.SIGINT, syscall.SIGTERM} {
+	for _, signal := range []syscall.Signal{syscall.SIGINT, syscall.SIGTERM, syscall.SIGKILL} {
 		cmd := s.cli("run", "--policy", policy, "--", "sh", "-c", "echo ready; read x")
 		in, err := cmd.StdinPipe()
 		if err != nil {
@@ -171,13 +173,46 @@ func TestServiceRun(t *testing.T) {
 		if err := cmd.Process.Signal(signal); err != nil {
 			t.Fatal(err)
 		}
-		if err := cmd.Wait(); cmd.ProcessState.ExitCode() != 128+int(signal) {
+		if err := cmd.Wait(); signal != syscall.SIGKILL && cmd.ProcessState.ExitCode() != 128+int(signal) {
 			t.Errorf("%v: %v", signal, err)
 		}
 		in.Close()
+		s.awaitNoSandbox()
 	}
-	list, err := s.client.Sandboxes.ListSandboxes(context.Background(), &ringfencev1.ListSandboxesRequest{})
-	if err != nil || len(list.GetSandboxes()) != 0 {
-		t.Errorf("left: %v, %v", list, err)
+
+	// An agent that is killed takes the run's sandbox with it, at its next start.
+	cmd := s.cli("run", "--policy", policy, "--", "sh", "-c", "echo ready; sleep 60")
+	said, err := cmd.StdoutPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := io.ReadFull(said, make([]byte, len("ready\n"))); err != nil {
+		t.Fatal(err)
+	}
+	_ = s.stop(syscall.SIGKILL)
+	s.start()
+	s.awaitNoSandbox()
+	if err := cmd.Wait(); cmd.ProcessState.ExitCode() != 125 {
+		t.Errorf("the run whose agent was killed: %v", err)
+	}
+}
+
+// awaitNoSandbox waits until the last one is deleted.
+func (s *service) awaitNoSandbox() {
+	s.t.Helper()
+	ctx, cancel := context.WithTimeout(s.t.Context(), 20*time.Second)
+	defer cancel()
+	for {
+		list, err := s.client.Sandboxes.ListSandboxes(ctx, &ringfencev1.ListSandboxesRequest{})
+		if err != nil {
+			s.t.Fatalf("sandboxes are left: %v\n%s", api.ErrorOf(err), s.log)
+		}
+		if len(list.GetSandboxes()) == 0 {
+			return
+		}
+		time.Sleep(20 * time.Millisecond)
 	}
 }

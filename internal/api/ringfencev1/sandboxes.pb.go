@@ -255,7 +255,10 @@ type SandboxSpec struct {
 	// Lines of an authorized_keys file: who may come in by SSH.
 	SshAuthorizedKeys []string `protobuf:"bytes,11,rep,name=ssh_authorized_keys,json=sshAuthorizedKeys,proto3" json:"ssh_authorized_keys,omitempty"`
 	// host:port that every program reaches whatever the policy says.
-	ControlPlane  string `protobuf:"bytes,12,opt,name=control_plane,json=controlPlane,proto3" json:"control_plane,omitempty"`
+	ControlPlane string `protobuf:"bytes,12,opt,name=control_plane,json=controlPlane,proto3" json:"control_plane,omitempty"`
+	// Deleted when the first attached command in it has ended, when there is none within
+	// 30 s, and when its agent is started again: as it is for ringfence run.
+	Ephemeral     bool `protobuf:"varint,13,opt,name=ephemeral,proto3" json:"ephemeral,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -372,6 +375,13 @@ func (x *SandboxSpec) GetControlPlane() string {
 		return x.ControlPlane
 	}
 	return ""
+}
+
+func (x *SandboxSpec) GetEphemeral() bool {
+	if x != nil {
+		return x.Ephemeral
+	}
+	return false
 }
 
 // SandboxTemplate is about sandboxes that are containers or pods. A sandbox of this
@@ -1932,7 +1942,7 @@ const file_ringfence_v1_sandboxes_proto_rawDesc = "" +
 	"\x06status\x18\x04 \x01(\v2\x1b.ringfence.v1.SandboxStatusR\x06status\x12;\n" +
 	"\vcreate_time\x18\x05 \x01(\v2\x1a.google.protobuf.TimestampR\n" +
 	"createTime\x12\x18\n" +
-	"\aversion\x18\x06 \x01(\x04R\aversion\"\xea\x05\n" +
+	"\aversion\x18\x06 \x01(\x04R\aversion\"\x88\x06\n" +
 	"\vSandboxSpec\x12=\n" +
 	"\x06labels\x18\x01 \x03(\v2%.ringfence.v1.SandboxSpec.LabelsEntryR\x06labels\x12L\n" +
 	"\vannotations\x18\x02 \x03(\v2*.ringfence.v1.SandboxSpec.AnnotationsEntryR\vannotations\x12L\n" +
@@ -1946,7 +1956,8 @@ const file_ringfence_v1_sandboxes_proto_rawDesc = "" +
 	"\avisible\x18\n" +
 	" \x03(\tR\avisible\x12.\n" +
 	"\x13ssh_authorized_keys\x18\v \x03(\tR\x11sshAuthorizedKeys\x12#\n" +
-	"\rcontrol_plane\x18\f \x01(\tR\fcontrolPlane\x1a9\n" +
+	"\rcontrol_plane\x18\f \x01(\tR\fcontrolPlane\x12\x1c\n" +
+	"\tephemeral\x18\r \x01(\bR\tephemeral\x1a9\n" +
 	"\vLabelsEntry\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
 	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\x1a>\n" +
