@@ -85,10 +85,15 @@ var ErrHooks = errors.New("start hooks")
 // nothing behind but what it found; it is a *floor.Error where the machine lacks what
 // is needed, and then nothing was made, and a *HeldError where another agent has the
 // instance.
-func Start(ctx context.Context, cfg Config) (_ *Agent, err error) {
+func Start(ctx context.Context, cfg Config) (*Agent, error) {
 	if err := floor.Check(Requirements()); err != nil {
 		return nil, err
 	}
+	return start(ctx, cfg)
+}
+
+// start is Start on a machine that has what is needed.
+func start(ctx context.Context, cfg Config) (_ *Agent, err error) {
 	ctx, stop := context.WithCancel(context.WithoutCancel(ctx))
 	a := &Agent{cfg: cfg, stop: stop, settled: make(chan struct{}), sandboxes: map[uint64]*Sandbox{}}
 	defer func() {

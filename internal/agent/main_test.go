@@ -8,13 +8,16 @@ import (
 )
 
 // TestMain makes this test binary the privileged child of its own sandboxes too, and
-// an agent in a process of its own.
+// agents in processes of their own.
 func TestMain(m *testing.M) {
 	if launch.Main(os.Args[1:]) {
 		return
 	}
 	if len(os.Args) == 3 && os.Args[1] == "remote" {
 		os.Exit(remoteMain(os.Args[2]))
+	}
+	if len(os.Args) == 2 && os.Args[1] == "tryout" {
+		os.Exit(tryoutMain())
 	}
 	os.Exit(m.Run())
 }

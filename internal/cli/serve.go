@@ -5,15 +5,16 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"io/fs"
 	"log/slog"
 	"os/signal"
+	"strings"
 	"time"
 
 	"github.com/spf13/cobra"
 	"github.com/spf13/pflag"
 	"golang.org/x/sys/unix"
 
+	"github.com/ringfence/ringfence/internal/agent"
 	"github.com/ringfence/ringfence/internal/api"
 	"github.com/ringfence/ringfence/internal/daemon"
 	"github.com/ringfence/ringfence/internal/event"
@@ -21,11 +22,12 @@ import (
 	"github.com/ringfence/ringfence/internal/launch"
 	"github.com/ringfence/ringfence/internal/source"
 	"github.com/ringfence/ringfence/internal/sshd"
+	"github.com/ringfence/ringfence/internal/store"
 )
 
 const (
 	defaultConfigFile = "/etc/ringfence/agent.yaml"
-	maxConfigFile     = 1 << 20
+	maxConfigFile     = 1 << 20 // and of ssh-user-ca
 	defaultStateDir   = "/var/lib/ringfence"
 	defaultRunDir     = "/run/ringfence"
 )
@@ -33,12 +35,14 @@ const (
 const serveLong = `Runs the agent as a service: it keeps sandboxes, over its own restarts too, and
 serves them to ringfence sandbox, ringfence ssh and the control API.
 
-Every flag but --config is a key of the configuration file too, with the same name; what
+Every flag but --config and --check is a key of the configuration file too, with the same name; what
 is repeated is a list there. A flag beats the file. The file is YAML:
 
-    policy: [default, ./work.yaml]
+    policy: [default, /etc/ringfence/work.yaml]
     ssh-listen: 0.0.0.0:2222
     trusted-network: [10.20.0.0/16]
+
+With --check the configuration and the policies are read, and nothing is started.
 
 SIGTERM and SIGINT stop the agent. Its sandboxes go on, fenced: what they try to reach
 is refused until the next agent has adopted them. ringfence sandbox delete ends one.
@@ -49,6 +53,7 @@ Needs root. Flags marked * may be repeated.`
 // configuration file and the documents.
 type serveOptions struct {
 	config       string
+	check        bool
 	instance     string
 	policies     source.Set
 	resolvers    []string
@@ -75,6 +80,7 @@ type serveOptions struct {
 func (o *serveOptions) addFlags(f *pflag.FlagSet) {
 	f.SortFlags = false
 	f.StringVar(&o.config, "config", "", "read the settings of `FILE` (default: "+defaultConfigFile+", if it is there)")
+	f.BoolVar(&o.check, "check", false, "tell what is wrong with the configuration and its policies, and start nothing")
 	o.addSettings(f)
 }
 
@@ -112,54 +118,12 @@ func addServe(cmd *cobra.Command, env Env) {
 		if err := o.readFile(cmd.Flags()); err != nil {
 			return err
 		}
+		if o.check {
+			return o.checkOnly(env)
+		}
 		return o.serve(cmd.Context(), env)
 	}
 	o.addFlags(cmd.Flags())
-}
-
-// readFile sets what the configuration file has, and no flag has set.
-func (o *serveOptions) readFile(flags *pflag.FlagSet) error {
-	path := o.config
-	if path == "" {
-		path = defaultConfigFile
-	}
-	text, err := readBounded(path, maxConfigFile)
-	if errors.Is(err, fs.ErrNotExist) && o.config == "" {
-		return nil
-	}
-	if err != nil {
-		return fmt.Errorf("read configuration: %w", err)
-	}
-	settings, err := parseSettings(path, text)
-	if err != nil {
-		return err
-	}
-	for _, s := range settings {
-		if flags.Changed(s.key) {
-			continue
-		}
-		for _, value := range s.values {
-			if err := set(flags, s, value); err != nil {
-				return err
-			}
-		}
-	}
-	return nil
-}
-
-// set gives a flag one value of the file's, without marking it as the person's.
-func set(flags *pflag.FlagSet, s setting, value string) error {
-	flag := flags.Lookup(s.key)
-	if flag == nil || s.key == "config" || s.key == "help" {
-		return hint(fmt.Errorf("%s: there is no setting %q", s.place, s.key), "ringfence agent --help lists them")
-	}
-	if len(s.values) != 1 && flag.Value.Type() != "stringArray" {
-		return hint(fmt.Errorf("%s: %s takes one value", s.place, s.key), "write "+s.key+": VALUE")
-	}
-	if err := flag.Value.Set(value); err != nil {
-		return hint(fmt.Errorf("%s: %s: %w", s.place, s.key, err), "ringfence agent --help says what it takes")
-	}
-	return nil
 }
 
 // serve runs the service until it is told to end.
@@ -177,7 +141,59 @@ func (o *serveOptions) serve(ctx context.Context, env Env) error {
 	}
 	ctx, stop := signal.NotifyContext(ctx, unix.SIGTERM, unix.SIGINT)
 	defer stop()
-	return daemon.Run(ctx, cfg)
+	return withHint(daemon.Run(ctx, cfg))
+}
+
+// checkOnly looks at all that can be looked at without a start.
+func (o *serveOptions) checkOnly(env Env) error {
+	log, err := o.newLog(env)
+	if err != nil {
+		return err
+	}
+	cfg, err := o.daemonConfig(env, log)
+	if err != nil {
+		return err
+	}
+	warnings, err := daemon.Check(cfg)
+	for _, text := range warnings {
+		fmt.Fprintf(env.Stderr, "warning: %s\n", event.Prose(text))
+	}
+	if err != nil {
+		return withHint(err)
+	}
+	fmt.Fprintln(env.Stdout, "ok: the agent can be started with this configuration")
+	return nil
+}
+
+// eachLine makes an error of several lines one that is reported as such: it is a policy's,
+// which are many in one.
+func eachLine(err error) error {
+	var lines []error
+	for line := range strings.SplitSeq(err.Error(), "\n") {
+		lines = append(lines, errors.New(line))
+	}
+	return errors.Join(lines...)
+}
+
+// withHint adds what to do where the room in which a start failed has said so in its
+// own way, or cannot know of the flags.
+func withHint(err error) error {
+	var state *store.Error
+	var held *agent.HeldError
+	var refused *api.Error
+	switch {
+	case err == nil:
+		return nil
+	case errors.As(err, &state) && state.Hint != "":
+		return hint(err, state.Hint)
+	case errors.As(err, &held):
+		return hint(err, "stop that one first (sudo systemctl stop ringfence), or give this one another instance, state-dir and socket")
+	case errors.As(err, &refused) && refused.Hint != "":
+		return hint(eachLine(err), refused.Hint)
+	case errors.Is(err, unix.EADDRINUSE):
+		return hint(err, "ss -ltnp tells who listens there; give ssh-listen another address, or off")
+	}
+	return err
 }
 
 func (o *serveOptions) newLog(env Env) (*slog.Logger, error) {

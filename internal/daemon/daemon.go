@@ -21,8 +21,8 @@ import (
 	pb "github.com/ringfence/ringfence/internal/api/ringfencev1"
 	"github.com/ringfence/ringfence/internal/event"
 	"github.com/ringfence/ringfence/internal/flow"
-	"github.com/ringfence/ringfence/internal/policy"
 	"github.com/ringfence/ringfence/internal/source"
+	"github.com/ringfence/ringfence/internal/sshd"
 	"github.com/ringfence/ringfence/internal/store"
 )
 
@@ -150,13 +150,8 @@ func (d *Daemon) summary() string {
 
 // openState opens what was kept, and reads it.
 func (d *Daemon) openState(context.Context) error {
-	var modules []policy.Source
 	var err error
-	if d.defaultPolicy, modules, err = sourceOf(d.cfg.Policy); err != nil {
-		return err
-	}
-	d.library = newLibrary(modules)
-	if _, _, _, err := d.library.load(d.defaultPolicy); err != nil {
+	if d.library, d.defaultPolicy, _, err = loadDefault(d.cfg); err != nil {
 		return err
 	}
 	if d.journal, err = event.NewJournal(d.cfg.Records); err != nil {
@@ -168,6 +163,27 @@ func (d *Daemon) openState(context.Context) error {
 	}
 	d.onStop(func(context.Context) error { return d.store.Close() })
 	return d.restore()
+}
+
+// Check tells what would end a start with a configuration, as far as that can be told
+// without one, and what is odd about its policies.
+func Check(cfg Config) (warnings []string, err error) {
+	_, _, warnings, err = loadDefault(cfg)
+	if _, keys := sshd.ParseAuthorizedKeys(cfg.SSH.UserCA); keys != nil {
+		err = errors.Join(err, fmt.Errorf("read ssh-user-ca: %w", keys))
+	}
+	return warnings, err
+}
+
+// loadDefault reads the policy of sandboxes that name none.
+func loadDefault(cfg Config) (*library, *pb.PolicySource, []string, error) {
+	s, modules, err := sourceOf(cfg.Policy)
+	if err != nil {
+		return nil, nil, nil, err
+	}
+	l := newLibrary(modules)
+	_, warnings, _, err := l.load(s)
+	return l, s, warnings, err
 }
 
 // startAgent attaches the hooks, or adopts those of the agent before.

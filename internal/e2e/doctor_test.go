@@ -121,7 +121,7 @@ func TestDoctorFindsWhatIsMissing(t *testing.T) {
 		{"no types", mountsOf(t, "mount -t tmpfs tmpfs /sys/kernel"), "the kernel's types (BTF)", "no such file"},
 		{"root of a user namespace", []string{"unshare", "--user", "--map-root-user"}, "root", "uid 0 of a user namespace only"},
 	}
-	for _, c := range []string{"kill", "setgid", "setuid", "setpcap", "net_admin", "sys_chroot", "sys_admin"} {
+	for _, c := range []string{"chown", "dac_override", "kill", "setgid", "setuid", "setpcap", "net_admin", "sys_chroot", "sys_admin"} {
 		name := "CAP_" + strings.ToUpper(c)
 		tests = append(tests, struct {
 			name   string

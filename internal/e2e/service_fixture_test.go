@@ -28,6 +28,7 @@ type service struct {
 	socket, ssh   string
 	flags         []string
 	program       string
+	environ       []string // of the agent's, beside the usual
 	cmd           *exec.Cmd
 	exited        chan error
 	log           *safeBuffer
@@ -53,9 +54,25 @@ func (s *safeBuffer) String() string {
 	return s.b.String()
 }
 
+func (s *safeBuffer) reset() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.b.Reset()
+}
+
 // newService starts an agent. What it has is gone when the test ends, and a leak of
 // it is a failure.
 func (f *fixture) newService(flags ...string) *service {
+	f.t.Helper()
+	s := f.prepareService(flags...)
+	f.t.Cleanup(s.end)
+	s.start()
+	return s
+}
+
+// prepareService makes an agent that is not started, and may not start at all: then
+// nothing of it may be there when the test ends.
+func (f *fixture) prepareService(flags ...string) *service {
 	f.t.Helper()
 	instance := fmt.Sprintf("e2e-%08x", rand.Uint32())
 	testenv.CheckLeaks(f.t, instance)
@@ -76,8 +93,6 @@ func (f *fixture) newService(flags ...string) *service {
 		}
 	}
 	s.flags = append(s.flags, flags...)
-	f.t.Cleanup(s.end)
-	s.start()
 	return s
 }
 
@@ -96,7 +111,7 @@ func (s *service) launch() {
 		"--ssh-listen", "127.0.0.1:2222", "--log-level", "debug",
 	}, s.flags...)
 	s.cmd = s.env.Command(s.program, args...)
-	s.cmd.Stdout, s.cmd.Stderr = s.log, s.log
+	s.cmd.Stdout, s.cmd.Stderr, s.cmd.Env = s.log, s.log, append(s.cmd.Env, s.environ...)
 	if err := s.cmd.Start(); err != nil {
 		s.t.Fatal(err)
 	}
@@ -232,11 +247,15 @@ func (s *service) exec(name, script string) (stdout, stderr string, status int) 
 }
 
 func (s *service) tryExec(ctx context.Context, name, script string) (stdout, stderr string, status int, err error) {
+	return s.tryStart(ctx, &ringfencev1.ExecStart{Sandbox: name, Argv: []string{"/bin/sh", "-c", script}})
+}
+
+// tryStart runs a command without input to its end.
+func (s *service) tryStart(ctx context.Context, start *ringfencev1.ExecStart) (stdout, stderr string, status int, err error) {
 	stream, err := s.client.Sandboxes.Exec(ctx)
 	if err != nil {
 		return "", "", 0, err
 	}
-	start := &ringfencev1.ExecStart{Sandbox: name, Argv: []string{"/bin/sh", "-c", script}}
 	if err := stream.Send(&ringfencev1.ExecRequest{Message: &ringfencev1.ExecRequest_Start{Start: start}}); err != nil {
 		return "", "", 0, err
 	}

@@ -38,10 +38,11 @@ func root() floor.Requirement {
 	return r
 }
 
-// neededCapabilities are those without which a sandbox cannot be made, found by
-// taking each away in turn.
+// neededCapabilities are those without which sandboxes cannot be made or used, found by
+// taking each away in turn. They are those of deploy/systemd/ringfence.service.
 func neededCapabilities() []capability {
 	return []capability{
+		{unix.CAP_CHOWN, "CAP_CHOWN"}, {unix.CAP_DAC_OVERRIDE, "CAP_DAC_OVERRIDE"},
 		{unix.CAP_KILL, "CAP_KILL"}, {unix.CAP_SETGID, "CAP_SETGID"}, {unix.CAP_SETUID, "CAP_SETUID"},
 		{unix.CAP_SETPCAP, "CAP_SETPCAP"}, {unix.CAP_NET_ADMIN, "CAP_NET_ADMIN"},
 		{unix.CAP_SYS_CHROOT, "CAP_SYS_CHROOT"}, {unix.CAP_SYS_ADMIN, "CAP_SYS_ADMIN"},
