@@ -12,6 +12,7 @@ import (
 	"net"
 	"os"
 	"path/filepath"
+	"regexp"
 	"strings"
 	"sync"
 	"syscall"
@@ -350,12 +351,12 @@ func TestHangUp(t *testing.T) {
 		terminal      bool
 		lives         bool
 	}{
-		{"heeds it", "echo $$; exec sleep 1000", false, false},
-		{"with a terminal", "echo $$; exec sleep 1000", true, false},
+		{"heeds it", "echo pid=$$; exec sleep 1000", false, false},
+		{"with a terminal", "echo pid=$$; exec sleep 1000", true, false},
 		{"in the background of a shell", "exec bash --norc -i", true, false},
-		{"ignores it", "trap '' HUP PIPE; echo $$; while :; do sleep 0.1; done", false, false},
-		{"ignores it, with a terminal", "trap '' HUP PIPE; echo $$; while :; do sleep 0.1; done", true, false},
-		{"its own session", "setsid sh -c 'echo $$; exec sleep 1000 </dev/null >/dev/null 2>&1' & wait", false, true},
+		{"ignores it", "trap '' HUP PIPE; echo pid=$$; while :; do sleep 0.1; done", false, false},
+		{"ignores it, with a terminal", "trap '' HUP PIPE; echo pid=$$; while :; do sleep 0.1; done", true, false},
+		{"its own session", "setsid sh -c 'echo pid=$$; exec sleep 1000 </dev/null >/dev/null 2>&1' & wait", false, true},
 	} {
 		t.Run(test.name, func(t *testing.T) {
 			client := f.mustDial("alpha")
@@ -366,13 +367,16 @@ func TestHangUp(t *testing.T) {
 			}
 			out, err := s.StdoutPipe()
 			must(t, err)
-			s.Stdin = strings.NewReader("sh -c 'echo $$; exec sleep 1000' &\n") // for the shell
+			s.Stdin = strings.NewReader("sh -c 'echo pid=$$; exec sleep 1000' &\n") // for the shell
 			must(t, s.Start(test.command))
-			pid := ""
-			for lines := bufio.NewReader(out); pid == "" || strings.Trim(pid, "0123456789") != ""; {
+			// A prompt may stand before it, and what was typed has no digits there.
+			pid, said := "", regexp.MustCompile(`pid=(\d+)`)
+			for lines := bufio.NewReader(out); pid == ""; {
 				line, err := lines.ReadString('\n')
 				must(t, err)
-				pid = strings.TrimSpace(line)
+				if found := said.FindStringSubmatch(line); found != nil {
+					pid = found[1]
+				}
 			}
 			client.Close()
 			until(t, "the end of the connection", func() bool { return f.server.Stats().Conns == 0 })
