@@ -18,6 +18,7 @@ import (
 	"github.com/ringfence/ringfence/internal/api"
 	"github.com/ringfence/ringfence/internal/daemon"
 	"github.com/ringfence/ringfence/internal/event"
+	"github.com/ringfence/ringfence/internal/floor"
 	"github.com/ringfence/ringfence/internal/flow"
 	"github.com/ringfence/ringfence/internal/launch"
 	"github.com/ringfence/ringfence/internal/source"
@@ -165,8 +166,8 @@ func (o *serveOptions) checkOnly(env Env) error {
 	return nil
 }
 
-// eachLine makes an error of several lines one that is reported as such: it is a policy's,
-// which are many in one.
+// eachLine makes an error of several lines one that is reported as such: a policy's, or
+// what a machine lacks, are many in one.
 func eachLine(err error) error {
 	var lines []error
 	for line := range strings.SplitSeq(err.Error(), "\n") {
@@ -181,9 +182,12 @@ func withHint(err error) error {
 	var state *store.Error
 	var held *agent.HeldError
 	var refused *api.Error
+	var lacks *floor.Error
 	switch {
 	case err == nil:
 		return nil
+	case errors.As(err, &lacks):
+		return hint(eachLine(err), askDoctor)
 	case errors.As(err, &state) && state.Hint != "":
 		return hint(err, state.Hint)
 	case errors.As(err, &held):

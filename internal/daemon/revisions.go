@@ -91,7 +91,7 @@ func (d *Daemon) setPolicy(ctx context.Context, b *box, source *pb.PolicySource,
 		}
 		next.Status.PolicyRevision, next.Status.PolicyRevisionLatest = b.saved.Revision, b.saved.Latest
 	})
-	if err := errors.Join(d.save(b), d.prune(b.name, revision.GetRevision())); err != nil {
+	if err := errors.Join(d.save(b), d.prune(b.name, revision.GetRevision(), saved.Revision)); err != nil {
 		return nil, err
 	}
 	return revision, loadErr
@@ -202,8 +202,9 @@ func revisionKey(name string, number uint64) string {
 	return name + "/" + string(binary.BigEndian.AppendUint64(nil, number))
 }
 
-// prune forgets the revision that is one too many.
-func (d *Daemon) prune(name string, latest uint64) error {
+// prune forgets the revision that is one too many, and the one that was in force before
+// where it was kept for that alone.
+func (d *Daemon) prune(name string, latest, before uint64) error {
 	if latest <= maxRevisions {
 		return nil
 	}
@@ -211,10 +212,14 @@ func (d *Daemon) prune(name string, latest uint64) error {
 	if b == nil {
 		return nil
 	}
-	if _, _, saved := d.fleet.look(b); saved.Revision == latest-maxRevisions {
-		return nil // in force, however many failed since
+	_, _, saved := d.fleet.look(b)
+	var batch store.Batch
+	for _, old := range []uint64{before, latest - maxRevisions} {
+		if old <= latest-maxRevisions && old != saved.Revision { // else in force, however many failed since
+			batch.Delete(store.Policies, revisionKey(name, old))
+		}
 	}
-	return d.store.Delete(store.Policies, revisionKey(name, latest-maxRevisions))
+	return d.store.Write(&batch)
 }
 
 // forgetRevisions has a batch forget all of a sandbox's.
