@@ -126,6 +126,7 @@ func (s *service) await() {
 	for {
 		select {
 		case err := <-s.exited:
+			s.exited <- err // for end
 			s.t.Fatalf("the agent ended: %v\n%s", err, s.log)
 		default:
 		}
@@ -197,6 +198,9 @@ func (s *service) end() {
 	_ = s.client.Close()
 	if err := s.stop(syscall.SIGTERM); err != nil {
 		s.t.Errorf("stop: %v\n%s", err, s.log)
+	}
+	for deadline := time.Now().Add(10 * time.Second); reap(s.t) > 0 && time.Now().Before(deadline); {
+		time.Sleep(5 * time.Millisecond)
 	}
 	if s.t.Failed() {
 		s.t.Logf("the agent's log:\n%s", s.log)

@@ -51,6 +51,9 @@ const (
 const (
 	fileName = "state.db"
 	lockName = "lock"
+
+	lockPatience = time.Second
+	lockPause    = 5 * time.Millisecond
 )
 
 // Config says where the store is, and what it may hold.
@@ -137,7 +140,7 @@ func (s *Store) claim() error {
 	if err != nil {
 		return fmt.Errorf("open lock of the state: %w", err)
 	}
-	switch err := unix.Flock(int(lock.Fd()), unix.LOCK_EX|unix.LOCK_NB); {
+	switch err := patiently(lock); {
 	case errors.Is(err, unix.EWOULDBLOCK):
 		return errors.Join(inUse(s.cfg.Dir), lock.Close())
 	case err != nil:
@@ -145,6 +148,17 @@ func (s *Store) claim() error {
 	}
 	s.lock = lock
 	return nil
+}
+
+// patiently takes the lock. An agent that was killed is seen to be dead before what it
+// held is free: what it was just starting may hold it for a moment.
+func patiently(lock *os.File) error {
+	for deadline := time.Now().Add(lockPatience); ; time.Sleep(lockPause) {
+		err := unix.Flock(int(lock.Fd()), unix.LOCK_EX|unix.LOCK_NB)
+		if !errors.Is(err, unix.EWOULDBLOCK) || time.Now().After(deadline) {
+			return err
+		}
+	}
 }
 
 func inUse(path string) error {
