@@ -356,6 +356,9 @@ func (d *Daemon) shown(b *box) *pb.Sandbox {
 	}
 	status.Generation = life.engine.Generation()
 	status.CgroupId, status.NetnsCookie, status.Uid = life.CgroupID(), life.NetnsCookie(), life.user.UID
+	if d.ssh != nil {
+		status.SshConnections = uint32(d.ssh.Conns(b.name))
+	}
 	stats, err := life.Stats()
 	if err != nil {
 		d.log.Warn("counters cannot be read", "sandbox", b.name, "error", err)

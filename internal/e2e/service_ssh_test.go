@@ -1,6 +1,8 @@
 package e2e
 
 import (
+	"errors"
+	"io"
 	"net/netip"
 	"os"
 	"os/exec"
@@ -37,6 +39,23 @@ func TestSSHIntoTheFence(t *testing.T) {
 		if strings.Contains(outside, line) && strings.Contains(line, "[") {
 			t.Errorf("%s is the host's", line)
 		}
+	}
+
+	open := c.command("ssh", "sandbox", "echo in; cat")
+	in, inErr := open.StdinPipe()
+	said, outErr := open.StdoutPipe()
+	if err := errors.Join(inErr, outErr, open.Start()); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := io.ReadFull(said, make([]byte, len("in\n"))); err != nil {
+		t.Fatal(err)
+	}
+	sb, err := s.client.Sandboxes.GetSandbox(t.Context(), &ringfencev1.GetSandboxRequest{Name: "one"})
+	if err != nil || sb.GetStatus().GetSshConnections() != 1 {
+		t.Errorf("while one is logged in: %v, %v", sb.GetStatus(), err)
+	}
+	if err := errors.Join(in.Close(), open.Wait()); err != nil {
+		t.Error(err)
 	}
 
 	get := func(host string) string {

@@ -62,6 +62,16 @@ func (q *quotas) give(sandbox string, from source, things ...what) {
 	q.forget(sandbox, from)
 }
 
+// has returns how many a sandbox has now.
+func (q *quotas) has(sandbox string, w what) int {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	if n := q.bySandbox[sandbox]; n != nil {
+		return n[w]
+	}
+	return 0
+}
+
 // forget drops holders that have nothing.
 func (q *quotas) forget(sandbox string, from source) {
 	var none [whats]int

@@ -191,6 +191,9 @@ func (s *Server) Stats() Stats {
 	}
 }
 
+// Conns returns how many connections are logged in to a sandbox.
+func (s *Server) Conns(sandbox string) int { return s.quotas.has(sandbox, conns) }
+
 func (s *Server) add(l net.Listener) bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
