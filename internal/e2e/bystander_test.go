@@ -188,7 +188,7 @@ func (r *running) peakMemory() int {
 // mapMemory returns what the kernel says that an instance's maps take, in bytes.
 func mapMemory(t testing.TB, instance string) int {
 	t.Helper()
-	paths, err := filepath.Glob(filepath.Join(pinsDir, instance, "map_*"))
+	paths, err := filepath.Glob(filepath.Join(pinsDir, instance, "gen_*", "map_*"))
 	if err != nil || len(paths) == 0 {
 		t.Fatalf("no maps: %v", err)
 	}
