@@ -50,7 +50,7 @@ func (a *Agent) openHooks(ctx context.Context) error {
 		return err
 	}
 	a.datapath, a.opened = dp, string(opening.How)
-	a.cfg.Log.Info("the hooks are there", "how", string(opening.How), "connections ended", opening.Released)
+	a.tellOpening(opening)
 	if a.inherits = opening.How != datapath.Fresh; !a.inherits {
 		a.settle()
 	}
@@ -69,6 +69,19 @@ func (a *Agent) keepTold() (err error) {
 	}
 	a.told.keep = func(counts map[flow.Reason]uint64) error { return writeCounts(a.counts, counts) }
 	return nil
+}
+
+// tellOpening says how the hooks were started, and what that cost the sandboxes.
+func (a *Agent) tellOpening(o datapath.Opening) {
+	log := a.cfg.Log
+	log.Info("the hooks are there", "how", string(o.How), "connections ended", o.Released, "programs ended", o.Ended,
+		"frozen", o.Frozen.Round(time.Millisecond), "recovered", o.Recovered)
+	if o.NotFrozen {
+		log.Warn("not all programs stood still while the hooks were replaced: those that were started meanwhile match no policy")
+	}
+	for _, m := range o.Maps {
+		log.Debug("a map of the hooks", "map", m)
+	}
 }
 
 // Hooks tells how the hooks were started: fresh, adopted or migrated.
