@@ -149,6 +149,7 @@ func (f sshFiles) options(name, proxy string) []sshOption {
 		{"PreferredAuthentications", "publickey"},
 		{"ForwardAgent", "no"},
 		{"ForwardX11", "no"},
+		{"Ciphers", "^aes128-gcm@openssh.com"}, // the agent has it from the processor, unlike chacha20
 	}
 }
 

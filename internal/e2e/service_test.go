@@ -39,6 +39,10 @@ func TestServiceSandbox(t *testing.T) {
 	if !allowed || !denied {
 		t.Errorf("records: %+v", s.records("one"))
 	}
+	// Its user has a name, which many programs do not do without.
+	if out, _, _ := s.exec("one", "id -un; id -gn; echo ~"); !strings.HasPrefix(out, "sandbox\nsandbox\n/tmp\n") {
+		t.Errorf("user: %q", out)
+	}
 	env, _, _ := s.exec("one", "env")
 	for _, want := range []string{"HTTPS_PROXY=", "https_proxy=", "NO_PROXY=", "no_proxy=", "RINGFENCE_SANDBOX=one", "HOME=", "USER=", "SHELL=", "PATH="} {
 		if !strings.Contains(env, want) {

@@ -84,7 +84,7 @@ func TestUsers(t *testing.T) {
 		t.Errorf("54321: %+v, %v", nameless, err)
 	}
 	reserved, err := ReservedUser(3)
-	if want := (User{UID: 2013265923, GID: 2013265923, Home: "/tmp", Shell: defaultShell}); err != nil || !cmp.Equal(want, reserved) {
+	if want := (User{Name: "sandbox", UID: 2013265923, GID: 2013265923, Home: "/tmp", Shell: defaultShell}); err != nil || !cmp.Equal(want, reserved) {
 		t.Errorf("reserved: %+v, %v", reserved, err)
 	}
 	if _, err := ReservedUser(maxReserved); err == nil {

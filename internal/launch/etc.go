@@ -15,8 +15,8 @@ import (
 // and read by everyone.
 const etcDir = "/run/ringfence"
 
-// nameService gives the sandbox its own files of name resolution, by mounts over
-// the host's. The DNS server answers every address that is asked; 127.0.0.1 is
+// nameService gives the sandbox its own files of name resolution, and of users, by
+// mounts over the host's. The DNS server answers every address that is asked; 127.0.0.1 is
 // only a name for it.
 func (v *view) nameService() error {
 	nsswitch, err := hostsFromFiles("/etc/nsswitch.conf")
@@ -30,6 +30,11 @@ func (v *view) nameService() error {
 	if nsswitch != "" {
 		files = append(files, etcFile{"/etc/nsswitch.conf", nsswitch})
 	}
+	users, err := userFiles(v.order.User)
+	if err != nil {
+		return err
+	}
+	files = append(files, users...)
 	if err := os.Mkdir(etcDir, 0o755); err != nil {
 		return err
 	}

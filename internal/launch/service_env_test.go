@@ -52,7 +52,7 @@ func TestServiceEnvironment(t *testing.T) {
 	}
 	want := []string{
 		"PATH=/opt/bin:/usr/bin", "LANG=de_DE.UTF-8", "LC_ALL=C.UTF-8", "TERM=xterm-256color", "GIT_AUTHOR_NAME=A = B",
-		"HOME=/tmp", "USER=2013331461", "LOGNAME=2013331461", "SHELL=/bin/sh",
+		"HOME=/tmp", "USER=sandbox", "LOGNAME=sandbox", "SHELL=/bin/sh",
 		"HTTPS_PROXY=http://localhost:1", "https_proxy=http://localhost:1", "grpc_proxy=http://localhost:1",
 		"NO_PROXY=127.0.0.1,localhost,::1", "no_proxy=127.0.0.1,localhost,::1", "NODE_USE_ENV_PROXY=1",
 		"API_URL=https://a.example",

@@ -27,7 +27,10 @@ type User struct {
 	Shell    string
 }
 
-const defaultShell = "/bin/sh"
+const (
+	defaultShell = "/bin/sh"
+	ownHome      = "/tmp" // which is the sandbox's own
+)
 
 // LookupUser returns the user that --user names: a name, or a uid, which needs no
 // passwd entry. Root is refused, by either.
@@ -46,13 +49,14 @@ func LookupUser(spec string) (User, error) {
 	return unknown(id)
 }
 
-// ReservedUser returns the n-th unprivileged user of the sandboxes: it has no
-// passwd entry, no group but its own, and a home in the sandbox's own /tmp.
+// ReservedUser returns the n-th unprivileged user of the sandboxes: it has no entry in
+// the host's passwd and one in the sandbox's own, no group but its own, and a home in
+// the sandbox's own /tmp.
 func ReservedUser(n uint32) (User, error) {
 	if n >= maxReserved {
 		return User{}, fmt.Errorf("reserved user %d: %w", n, ErrNoUser)
 	}
-	return unknown(reservedBase + n)
+	return reserved(reservedBase + n)
 }
 
 // DaemonUser is ReservedUser for the sandboxes of a daemon: no sandbox of `ringfence
@@ -61,14 +65,18 @@ func DaemonUser(n uint32) (User, error) {
 	if n >= maxReserved {
 		return User{}, fmt.Errorf("reserved user %d of the agent: %w", n, ErrNoUser)
 	}
-	return unknown(reservedBase + maxReserved + n)
+	return reserved(reservedBase + maxReserved + n)
+}
+
+func reserved(id uint32) (User, error) {
+	return User{Name: reservedName, UID: id, GID: id, Home: ownHome, Shell: defaultShell}, nil
 }
 
 func unknown(id uint32) (User, error) {
 	if id == 0 {
 		return User{}, ErrRoot
 	}
-	return User{UID: id, GID: id, Home: "/tmp", Shell: defaultShell}, nil
+	return User{UID: id, GID: id, Home: ownHome, Shell: defaultShell}, nil
 }
 
 func known(u *user.User) (User, error) {
