@@ -210,7 +210,7 @@ func TestServiceStartFails(t *testing.T) {
 			}
 			made := watchCreated(t, s.run)
 			s.launch()
-			if err := <-s.exited; err == nil || s.cmd.ProcessState.ExitCode() != 125 {
+			if err := s.ended(); err == nil || s.cmd.ProcessState.ExitCode() != 125 {
 				t.Errorf("ended: %v", err)
 			}
 			log := s.log.String()
@@ -230,6 +230,19 @@ func TestServiceStartFails(t *testing.T) {
 				t.Error("the other agent serves no more")
 			}
 		})
+	}
+}
+
+// ended waits for the end of an agent that cannot start, and returns how it ended.
+func (s *service) ended() error {
+	s.t.Helper()
+	select {
+	case err := <-s.exited:
+		return err
+	case <-time.After(30 * time.Second):
+		_ = syscall.Kill(s.pid(), syscall.SIGQUIT) // it tells where it is
+		s.t.Fatalf("it does not end: %v\n%s", <-s.exited, s.log)
+		return nil
 	}
 }
 
@@ -272,7 +285,7 @@ func TestServiceStartFailsWithSandboxes(t *testing.T) {
 		t.Fatal(err)
 	}
 	s.launch()
-	if err := <-s.exited; err == nil || !strings.Contains(s.log.String(), "bind: address already in use\nhint: ") {
+	if err := s.ended(); err == nil || !strings.Contains(s.log.String(), "bind: address already in use\nhint: ") {
 		t.Errorf("%v\n%s", err, s.log)
 	}
 	if _, err := os.Lstat(s.socket); !os.IsNotExist(err) {
