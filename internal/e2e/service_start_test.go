@@ -174,10 +174,7 @@ func TestServiceStartFails(t *testing.T) {
 	if err := os.Chmod(unsafe, 0o777); err != nil {
 		t.Fatal(err)
 	}
-	taken, err := f.env.Listen("tcp", "127.0.0.1:2222")
-	if err != nil {
-		t.Fatal(err)
-	}
+	taken := f.takePort(t)
 	defer taken.Close()
 	free := []string{"--ssh-listen", "off"}
 	tests := []struct {
@@ -233,6 +230,20 @@ func TestServiceStartFails(t *testing.T) {
 	}
 }
 
+// takePort listens where an agent of the fixture would serve SSH.
+func (f *fixture) takePort(t *testing.T) net.Listener {
+	t.Helper()
+	var taken net.Listener
+	err := f.env.Do(func() (err error) {
+		taken, err = net.Listen("tcp", "127.0.0.1:2222")
+		return err
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return taken
+}
+
 // ended waits for the end of an agent that cannot start, and returns how it ended.
 func (s *service) ended() error {
 	s.t.Helper()
@@ -280,10 +291,7 @@ func TestServiceStartFailsWithSandboxes(t *testing.T) {
 	if err := s.stop(syscall.SIGTERM); err != nil {
 		t.Fatal(err)
 	}
-	taken, err := f.env.Listen("tcp", "127.0.0.1:2222")
-	if err != nil {
-		t.Fatal(err)
-	}
+	taken := f.takePort(t)
 	s.launch()
 	if err := s.ended(); err == nil || !strings.Contains(s.log.String(), "bind: address already in use\nhint: ") {
 		t.Errorf("%v\n%s", err, s.log)
