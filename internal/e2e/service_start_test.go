@@ -7,6 +7,7 @@ import (
 	"net"
 	"os"
 	"path/filepath"
+	"regexp"
 	"slices"
 	"strings"
 	"syscall"
@@ -211,7 +212,7 @@ func TestServiceStartFails(t *testing.T) {
 				t.Errorf("ended: %v", err)
 			}
 			log := s.log.String()
-			if !strings.Contains(log, tt.says) || !strings.Contains(log, "\nhint: "+tt.hint) && tt.hint != "" {
+			if !strings.Contains(log, tt.says) || !regexp.MustCompile("(?m)^hint: .*"+regexp.QuoteMeta(tt.hint)).MatchString(log) && tt.hint != "" {
 				t.Errorf("want %q and the hint %q in\n%s", tt.says, tt.hint, log)
 			}
 			if got := strings.Join(s.stages(), " "); got != tt.stages {
