@@ -51,7 +51,7 @@ func (c *created) names(t *testing.T) []string {
 	buffer := make([]byte, 64<<10)
 	for {
 		n, err := unix.Read(c.fd, buffer)
-		if err == unix.EAGAIN { //nolint:errorlint // as the call returns it
+		if err == unix.EAGAIN {
 			return c.seen
 		}
 		if err != nil {
