@@ -141,12 +141,13 @@ func TestServiceNotifies(t *testing.T) {
 		return string(message[:n])
 	}
 	s.environ = []string{"NOTIFY_SOCKET=" + path}
+	t.Cleanup(s.end)
 	s.launch()
 	if got := told(); got != "READY=1\nSTATUS=0 sandboxes, 0 of them adopted" {
 		t.Errorf("told %q", got)
 	}
 	if !s.serves() {
-		t.Error("it is not served when the manager is told")
+		t.Fatal("it is not served when the manager is told")
 	}
 	s.create("one", networkPolicy(allowBlock("allowed", allowedName, []int{443}, "/usr/bin/curl")))
 	if out, _, _ := s.exec("one", "env | grep NOTIFY"); out != "" {
@@ -162,7 +163,6 @@ func TestServiceNotifies(t *testing.T) {
 	if got := told(); got != "READY=1\nSTATUS=1 sandboxes, 1 of them adopted" {
 		t.Errorf("told %q", got)
 	}
-	s.end()
 }
 
 // A start that fails says why and what to do, and leaves nothing behind, not even for
