@@ -95,7 +95,7 @@ func tryout(ctx context.Context, dir string) (err error) {
 	if err != nil {
 		return err
 	}
-	sb, err := a.CreateSandbox(ctx, SandboxConfig{Name: "tryout", Engine: engine, Workdir: dir, User: rootfs.User{UID: user.UID, GID: user.GID}})
+	sb, err := a.CreateSandbox(ctx, SandboxConfig{Name: "tryout", Engine: engine, Workdir: dir, Visible: []string{dir}, User: rootfs.User{UID: user.UID, GID: user.GID}})
 	if err != nil {
 		return err
 	}

@@ -17,16 +17,31 @@ const nothing = "version: 1\nnetwork_policies: {}\n"
 // of them uses it.
 func TestLibraryShares(t *testing.T) {
 	l := newLibrary(nil)
-	load := func(s *pb.PolicySource) (*policy.Policy, string) {
-		t.Helper()
-		p, _, digest, err := l.load(s)
-		if err != nil {
-			t.Fatal(err)
-		}
-		return p, digest
+	digest := shared(t, l)
+	runtime.GC()
+	mustLoad(t, l, texts("c.yaml", nothing))
+	if _, kept := l.loaded[digest]; kept {
+		t.Error("what nobody uses is kept")
 	}
-	first, digest := load(texts("a.yaml", nothing))
-	second, same := load(texts("a.yaml", nothing))
+	if third, same := mustLoad(t, l, texts("a.yaml", nothing)); third == nil || same != digest {
+		t.Error("it is not loaded again")
+	}
+}
+
+func mustLoad(t *testing.T, l *library, s *pb.PolicySource) (*policy.Policy, string) {
+	t.Helper()
+	p, _, digest, err := l.load(s)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return p, digest
+}
+
+// shared loads a policy twice, and keeps neither.
+func shared(t *testing.T, l *library) string {
+	t.Helper()
+	first, digest := mustLoad(t, l, texts("a.yaml", nothing))
+	second, same := mustLoad(t, l, texts("a.yaml", nothing))
 	if first != second || digest != same {
 		t.Error("the same texts are loaded twice")
 	}
@@ -37,17 +52,7 @@ func TestLibraryShares(t *testing.T) {
 		}
 	}
 	runtime.KeepAlive(first)
-	first, second = nil, nil
-	runtime.GC()
-	load(texts("c.yaml", nothing))
-	if _, kept := l.loaded[digest]; kept {
-		t.Error("what nobody uses is kept")
-	}
-	third, same := load(texts("a.yaml", nothing))
-	if third == nil || same != digest {
-		t.Error("it is not loaded again")
-	}
-	runtime.KeepAlive(third)
+	return digest
 }
 
 // What is odd about a policy is told each time, not only when it is loaded.

@@ -125,7 +125,7 @@ func TestServiceCapabilitiesAreAskedFor(t *testing.T) {
 			s := f.prepareService()
 			s.program = f.bounded(program, slices.DeleteFunc(slices.Clone(set), func(c string) bool { return c == dropped }))
 			s.launch()
-			err := <-s.exited
+			err := s.ended()
 			if err == nil || !strings.Contains(s.log.String(), "this machine lacks capabilities: no "+dropped+"\n") || !strings.Contains(s.log.String(), "\nhint: ") {
 				t.Errorf("%v\n%s", err, s.log)
 			}

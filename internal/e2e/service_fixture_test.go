@@ -23,17 +23,16 @@ import (
 // client of its API.
 type service struct {
 	*fixture
-	instance      string
-	state, run    string // directories
-	socket, ssh   string
-	flags         []string
-	program       string
-	environ       []string // of the agent's, beside the usual
-	cmd           *exec.Cmd
-	exited        chan error
-	log           *safeBuffer
-	client        *api.Client
-	endedByItself bool
+	instance    string
+	state, run  string // directories
+	socket, ssh string
+	flags       []string
+	program     string
+	environ     []string // of the agent's, beside the usual
+	cmd         *exec.Cmd
+	exited      chan error
+	log         *safeBuffer
+	client      *api.Client
 }
 
 // safeBuffer is written to by a command while a test reads it.

@@ -7,6 +7,7 @@ import (
 	"net"
 	"os"
 	"path/filepath"
+	"regexp"
 	"slices"
 	"strings"
 	"syscall"
@@ -50,7 +51,7 @@ func (c *created) names(t *testing.T) []string {
 	buffer := make([]byte, 64<<10)
 	for {
 		n, err := unix.Read(c.fd, buffer)
-		if err == unix.EAGAIN { //nolint:errorlint // as the call returns it
+		if err == unix.EAGAIN {
 			return c.seen
 		}
 		if err != nil {
@@ -140,12 +141,13 @@ func TestServiceNotifies(t *testing.T) {
 		return string(message[:n])
 	}
 	s.environ = []string{"NOTIFY_SOCKET=" + path}
+	t.Cleanup(s.end)
 	s.launch()
 	if got := told(); got != "READY=1\nSTATUS=0 sandboxes, 0 of them adopted" {
 		t.Errorf("told %q", got)
 	}
 	if !s.serves() {
-		t.Error("it is not served when the manager is told")
+		t.Fatal("it is not served when the manager is told")
 	}
 	s.create("one", networkPolicy(allowBlock("allowed", allowedName, []int{443}, "/usr/bin/curl")))
 	if out, _, _ := s.exec("one", "env | grep NOTIFY"); out != "" {
@@ -161,7 +163,6 @@ func TestServiceNotifies(t *testing.T) {
 	if got := told(); got != "READY=1\nSTATUS=1 sandboxes, 1 of them adopted" {
 		t.Errorf("told %q", got)
 	}
-	s.end()
 }
 
 // A start that fails says why and what to do, and leaves nothing behind, not even for
@@ -174,10 +175,7 @@ func TestServiceStartFails(t *testing.T) {
 	if err := os.Chmod(unsafe, 0o777); err != nil {
 		t.Fatal(err)
 	}
-	taken, err := f.env.Listen("tcp", "127.0.0.1:2222")
-	if err != nil {
-		t.Fatal(err)
-	}
+	taken := f.takePort(t)
 	defer taken.Close()
 	free := []string{"--ssh-listen", "off"}
 	tests := []struct {
@@ -210,11 +208,11 @@ func TestServiceStartFails(t *testing.T) {
 			}
 			made := watchCreated(t, s.run)
 			s.launch()
-			if err := <-s.exited; err == nil || s.cmd.ProcessState.ExitCode() != 125 {
+			if err := s.ended(); err == nil || s.cmd.ProcessState.ExitCode() != 125 {
 				t.Errorf("ended: %v", err)
 			}
 			log := s.log.String()
-			if !strings.Contains(log, tt.says) || !strings.Contains(log, "\nhint: "+tt.hint) && tt.hint != "" {
+			if !strings.Contains(log, tt.says) || !regexp.MustCompile("(?m)^hint: .*"+regexp.QuoteMeta(tt.hint)).MatchString(log) && tt.hint != "" {
 				t.Errorf("want %q and the hint %q in\n%s", tt.says, tt.hint, log)
 			}
 			if got := strings.Join(s.stages(), " "); got != tt.stages {
@@ -230,6 +228,33 @@ func TestServiceStartFails(t *testing.T) {
 				t.Error("the other agent serves no more")
 			}
 		})
+	}
+}
+
+// takePort listens where an agent of the fixture would serve SSH.
+func (f *fixture) takePort(t *testing.T) net.Listener {
+	t.Helper()
+	var taken net.Listener
+	err := f.env.Do(func() (err error) {
+		taken, err = net.Listen("tcp", "127.0.0.1:2222")
+		return err
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return taken
+}
+
+// ended waits for the end of an agent that cannot start, and returns how it ended.
+func (s *service) ended() error {
+	s.t.Helper()
+	select {
+	case err := <-s.exited:
+		return err
+	case <-time.After(30 * time.Second):
+		_ = syscall.Kill(s.pid(), syscall.SIGQUIT) // it tells where it is
+		s.t.Fatalf("it does not end: %v\n%s", <-s.exited, s.log)
+		return nil
 	}
 }
 
@@ -267,12 +292,9 @@ func TestServiceStartFailsWithSandboxes(t *testing.T) {
 	if err := s.stop(syscall.SIGTERM); err != nil {
 		t.Fatal(err)
 	}
-	taken, err := f.env.Listen("tcp", "127.0.0.1:2222")
-	if err != nil {
-		t.Fatal(err)
-	}
+	taken := f.takePort(t)
 	s.launch()
-	if err := <-s.exited; err == nil || !strings.Contains(s.log.String(), "bind: address already in use\nhint: ") {
+	if err := s.ended(); err == nil || !strings.Contains(s.log.String(), "bind: address already in use\nhint: ") {
 		t.Errorf("%v\n%s", err, s.log)
 	}
 	if _, err := os.Lstat(s.socket); !os.IsNotExist(err) {
