@@ -11,6 +11,7 @@ import (
 	"sync"
 	"sync/atomic"
 
+	"golang.org/x/sys/unix"
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/encoding"
 	"google.golang.org/grpc/mem"
@@ -155,6 +156,10 @@ func (c *calls) toClient(ctx context.Context, name string, err error) error {
 	}
 	if s, ok := status.FromError(err); ok { // gRPC's, such as of a method that is not there
 		return ErrorOf(s.Err())
+	}
+	if errors.Is(err, unix.ENOSPC) { // no fault of the agent's, and the caller can wait
+		c.log.Error("a call failed: a disk is full", "method", name, "error", err)
+		return ResourceExhausted("make room on the disk of the agent's state directory, and try again", "%v", unix.ENOSPC)
 	}
 	return c.fault(name, err)
 }

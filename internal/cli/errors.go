@@ -14,6 +14,7 @@ import (
 	"github.com/ringfence/ringfence/internal/launch"
 	"github.com/ringfence/ringfence/internal/policy"
 	"github.com/ringfence/ringfence/internal/source"
+	"github.com/ringfence/ringfence/internal/store"
 )
 
 // askDoctor is the hint to what a machine lacks.
@@ -47,6 +48,7 @@ func report(out io.Writer, err error) int {
 		hinted *hintedError
 		ended  *signalError
 		read   *source.Error
+		state  *store.Error
 		own    *statusError
 		lacks  *floor.Error
 		old    *cgroup.UnsupportedError
@@ -62,6 +64,8 @@ func report(out io.Writer, err error) int {
 		status, next = step.Code, step.Hint
 	case errors.As(err, &read):
 		next = read.Hint
+	case errors.As(err, &state) && state.Hint != "":
+		next = state.Hint
 	case errors.Is(err, syscall.ENOSPC):
 		next = "a file system is full; /run and /sys/fs/bpf are the ones that an agent writes to"
 	case errors.As(err, &lacks), errors.As(err, &old), errors.Is(err, agent.ErrHooks):

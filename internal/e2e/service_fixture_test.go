@@ -165,6 +165,7 @@ func (s *service) stop(signal syscall.Signal) error {
 	}
 	select {
 	case err := <-s.exited:
+		s.exited <- err // for end, unless it is started again
 		return err
 	case <-time.After(time.Minute):
 		s.t.Fatalf("the agent does not end by %v\n%s", signal, s.log)

@@ -6,6 +6,7 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"strconv"
 	"strings"
 	"testing"
 
@@ -175,24 +176,25 @@ func (s *service) strays(t *testing.T) []string {
 // namespace does not end before. This process is their reaper (testenv.CheckLeaks).
 func reap(t testing.TB) (living int) {
 	t.Helper()
-	paths, err := filepath.Glob("/proc/[0-9]*/stat")
+	paths, err := filepath.Glob("/proc/[0-9]*/status")
 	if err != nil {
 		t.Fatal(err)
 	}
 	for _, path := range paths {
-		stat, err := os.ReadFile(path)
-		var pid, parent int
-		var state string
-		name, rest, ok := strings.Cut(string(stat), " (exe) ")
-		if err != nil || !ok {
+		status, err := os.ReadFile(path)
+		_, numbers, _ := strings.Cut(string(status), "\nNSpid:\t")
+		numbers, _, _ = strings.Cut(numbers, "\n")
+		inside := len(strings.Fields(numbers)) > 1 // of a pid namespace: none that a test has started itself
+		if err != nil || !inside || !strings.Contains(string(status), fmt.Sprintf("\nPPid:\t%d\n", os.Getpid())) {
 			continue
 		}
-		if _, err := fmt.Sscan(name+" "+rest, &pid, &state, &parent); err != nil || parent != os.Getpid() {
-			continue
-		}
-		if state != "Z" {
+		if !strings.Contains(string(status), "\nState:\tZ") {
 			living++
 			continue
+		}
+		pid, err := strconv.Atoi(filepath.Base(filepath.Dir(path)))
+		if err != nil {
+			t.Fatal(err)
 		}
 		if _, err := unix.Wait4(pid, nil, unix.WNOHANG, nil); err != nil {
 			t.Errorf("reap %d: %v", pid, err)
