@@ -106,9 +106,10 @@ func leaveSandbox(group, anchor string) (l left, err error) {
 	if err != nil {
 		return l, err
 	}
-	// The second process in the background kills what the next agent starts.
-	const script = `sh -c 'sleep 1000 <&- >&- 2>&- & echo $!'
-		sh -c 'until [ -s /dev/shm/pid ]; do sleep 0.01; done; kill -KILL $(cat /dev/shm/pid)' </dev/null >/dev/null 2>&1 &
+	// The first process in the background kills what the next agent starts. The other's
+	// number comes last: with it the agent's end begins, and with that the script's.
+	const script = `sh -c 'until [ -s /dev/shm/pid ]; do sleep 0.01; done; kill -KILL $(cat /dev/shm/pid)' </dev/null >/dev/null 2>&1 &
+		sh -c 'sleep 1000 <&- >&- 2>&- & echo $!'
 		exec sleep 1000`
 	c := command("sh", "-c", script)
 	c.Stdio = [3]*os.File{null, w, null}
