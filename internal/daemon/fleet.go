@@ -138,7 +138,6 @@ func (f *fleet) find(name string) *box {
 	return f.boxes[name]
 }
 
-// take returns a box with its turn, which the caller gives back. It is nil where there
 // look returns what a box has now.
 func (f *fleet) look(b *box) (*pb.Sandbox, *life, saved) {
 	f.mu.Lock()
