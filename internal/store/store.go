@@ -153,10 +153,17 @@ func (s *Store) claim() error {
 // patiently takes the lock. An agent that was killed is seen to be dead before what it
 // held is free: what it was just starting may hold it for a moment.
 func patiently(lock *os.File) error {
-	for deadline := time.Now().Add(lockPatience); ; time.Sleep(lockPause) {
+	patience, again := time.After(lockPatience), time.NewTicker(lockPause)
+	defer again.Stop()
+	for {
 		err := unix.Flock(int(lock.Fd()), unix.LOCK_EX|unix.LOCK_NB)
-		if !errors.Is(err, unix.EWOULDBLOCK) || time.Now().After(deadline) {
+		if !errors.Is(err, unix.EWOULDBLOCK) {
 			return err
+		}
+		select {
+		case <-patience:
+			return err
+		case <-again.C:
 		}
 	}
 }
