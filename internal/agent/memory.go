@@ -2,6 +2,7 @@ package agent
 
 import (
 	"bytes"
+	"encoding/binary"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -23,16 +24,20 @@ import (
 //
 // It is a file without a name, which the sandbox's init holds: so it lives exactly as
 // long as the sandbox, and what is written to it outlives the writer without a sync.
-// Its first page has the counts, and is written over by one write; the rest is a log of
-// lines, of which a torn last one is as if it were not there.
+// Its first page has the counts, the second the owner's tally, and each is written over
+// by one write; the rest is a log of lines, of which a torn last one is as if it were
+// not there.
 type memory struct {
 	mu   sync.Mutex
 	file *os.File // the sandbox's
 	end  int64
+	// tallied is the owner's, see SetTally.
+	tallied bool
 }
 
 const (
 	countsSize = 4 << 10
+	headSize   = 2 * countsSize // counts, and the tally
 	// maxMemory bounds what a sandbox can make its agent remember.
 	maxMemory = 64 << 20
 )
@@ -46,6 +51,7 @@ type note struct {
 type recollection struct {
 	hosts  []string
 	counts map[flow.Reason]uint64
+	tally  Tally
 }
 
 var (
@@ -59,8 +65,8 @@ func newMemory() (*memory, error) {
 	if err != nil {
 		return nil, fmt.Errorf("make memory: %w", err)
 	}
-	m := &memory{file: os.NewFile(uintptr(fd), "memory"), end: countsSize}
-	if err := m.setCounts(nil); err != nil {
+	m := &memory{file: os.NewFile(uintptr(fd), "memory"), end: headSize}
+	if err := errors.Join(m.setCounts(nil), m.setTally(Tally{})); err != nil {
 		return nil, errors.Join(err, m.file.Close())
 	}
 	return m, nil
@@ -77,14 +83,15 @@ func recall(file *os.File) (*memory, *recollection, error) {
 		return nil, nil, fmt.Errorf("read memory: %w", err)
 	}
 	lost := func(why error) error { return fmt.Errorf("read memory: %w: %w", sandbox.ErrLost, why) }
-	if len(text) < countsSize || len(text) > maxMemory {
+	if len(text) < headSize || len(text) > maxMemory {
 		return nil, nil, lost(fmt.Errorf("it has %d bytes", len(text)))
 	}
 	r := &recollection{}
 	if err := json.Unmarshal(text[:countsSize], &r.counts); err != nil {
 		return nil, nil, lost(err)
 	}
-	text = text[countsSize:]
+	r.tally = Tally{binary.NativeEndian.Uint64(text[countsSize:]), binary.NativeEndian.Uint64(text[countsSize+8:])}
+	text = text[headSize:]
 	text = text[:bytes.LastIndexByte(text, '\n')+1]
 	for line := range bytes.Lines(text) {
 		var n note
@@ -93,7 +100,7 @@ func recall(file *os.File) (*memory, *recollection, error) {
 		}
 		r.hosts = append(r.hosts, n.Host)
 	}
-	m := &memory{file: file, end: countsSize + int64(len(text))}
+	m := &memory{file: file, tallied: true, end: headSize + int64(len(text))}
 	if err := file.Truncate(m.end); err != nil {
 		return nil, nil, fmt.Errorf("read memory: %w", err)
 	}
@@ -120,6 +127,24 @@ func (m *memory) add(n note) error {
 }
 
 func (m *memory) addHost(host string) error { return m.add(note{Host: host}) }
+
+// Tally is what the owner of a sandbox has counted of its records.
+type Tally struct{ Allowed, Denied uint64 }
+
+// setTally remembers the owner's tally.
+func (m *memory) setTally(t Tally) error {
+	page := make([]byte, countsSize)
+	binary.NativeEndian.PutUint64(page, t.Allowed)
+	binary.NativeEndian.PutUint64(page[8:], t.Denied)
+	if m.tallied { // the page is there: a few bytes within it do
+		page = page[:16]
+	}
+	if _, err := m.file.WriteAt(page, countsSize); err != nil {
+		return fmt.Errorf("write tally: %w", err)
+	}
+	m.tallied = true
+	return nil
+}
 
 // setCounts remembers how many rejections were told.
 func (m *memory) setCounts(counts map[flow.Reason]uint64) error { return writeCounts(m.file, counts) }

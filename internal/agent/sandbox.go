@@ -54,6 +54,7 @@ type Sandbox struct {
 	stop       context.CancelFunc
 	services   sync.WaitGroup
 	told       told
+	tally      Tally   // of before
 	memory     *memory // nil where the sandbox ends with its agent
 	adopted    bool    // another agent has made it
 	closed     atomic.Bool
@@ -105,6 +106,7 @@ func (sb *Sandbox) start(ctx context.Context, cfg SandboxConfig, before *recolle
 		Trusted: cfg.Trusted, SaveTrust: cfg.SaveTrust,
 	}
 	sb.told.recall(before.counts)
+	sb.tally = before.tally
 	if sb.memory != nil {
 		pool.Remember, sb.told.keep = sb.memory.addHost, sb.memory.setCounts
 	}
@@ -213,6 +215,17 @@ func (sb *Sandbox) Close() error {
 // AcceptProgram trusts whatever file is used next under a path: the operator has
 // changed the one that was used there first.
 func (sb *Sandbox) AcceptProgram(path string) { sb.identities.Accept(path) }
+
+// Tally returns what SetTally was given last, by this agent or the one before.
+func (sb *Sandbox) Tally() Tally { return sb.tally }
+
+// SetTally keeps what the owner counts for the next agent. It is one short write; one
+// call at a time.
+func (sb *Sandbox) SetTally(t Tally) {
+	if sb.memory != nil {
+		_ = sb.memory.setTally(t) // a count is no reason to end anything
+	}
+}
 
 // Trusted returns which files are trusted, as SaveTrust gets it.
 func (sb *Sandbox) Trusted() []identity.Trust { return sb.identities.Trusted() }

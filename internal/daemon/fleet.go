@@ -15,7 +15,7 @@ import (
 
 // fleet is every sandbox of the service by name.
 type fleet struct {
-	mu      sync.Mutex
+	mu      sync.RWMutex // read for every record
 	boxes   map[string]*box
 	numbers map[uint32]bool // of users that belong to sandboxes
 	changed chan struct{}   // closed and replaced at each change
@@ -133,15 +133,15 @@ func (f *fleet) change(b *box, edit func(*box, *pb.Sandbox)) {
 
 // find returns a box, or nil.
 func (f *fleet) find(name string) *box {
-	f.mu.Lock()
-	defer f.mu.Unlock()
+	f.mu.RLock()
+	defer f.mu.RUnlock()
 	return f.boxes[name]
 }
 
 // look returns what a box has now.
 func (f *fleet) look(b *box) (*pb.Sandbox, *life, saved) {
-	f.mu.Lock()
-	defer f.mu.Unlock()
+	f.mu.RLock()
+	defer f.mu.RUnlock()
 	return b.message, b.life, b.saved
 }
 

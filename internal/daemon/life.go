@@ -78,6 +78,9 @@ func (d *Daemon) start(ctx context.Context, b *box, adopt func(agent.SandboxConf
 	if err != nil {
 		return err
 	}
+	if adopt != nil {
+		b.counts.recall(l.Tally())
+	}
 	state := l.State()
 	d.fleet.change(b, func(b *box, next *pb.Sandbox) {
 		b.life, b.saved.State = l, &state

@@ -4,17 +4,49 @@ import (
 	"context"
 	"fmt"
 	"strings"
-	"sync/atomic"
+	"sync"
 	"time"
 
+	"github.com/ringfence/ringfence/internal/agent"
 	"github.com/ringfence/ringfence/internal/api"
 	pb "github.com/ringfence/ringfence/internal/api/ringfencev1"
 	"github.com/ringfence/ringfence/internal/event"
 	"github.com/ringfence/ringfence/internal/flow"
 )
 
-// counts is what was decided for one sandbox since the agent's start.
-type counts struct{ allowed, denied atomic.Uint64 }
+// counts is what was decided for one sandbox since it was made.
+type counts struct {
+	mu    sync.Mutex
+	tally agent.Tally
+}
+
+// add counts n decisions more, and has the sandbox keep that for the next agent.
+func (c *counts) add(verdict flow.Verdict, n uint64, l *life) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if verdict == flow.Deny {
+		c.tally.Denied += n
+	} else {
+		c.tally.Allowed += n
+	}
+	if l != nil {
+		l.SetTally(c.tally)
+	}
+}
+
+// recall adds what an agent before has counted.
+func (c *counts) recall(before agent.Tally) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.tally.Allowed += before.Allowed
+	c.tally.Denied += before.Denied
+}
+
+func (c *counts) now() agent.Tally {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.tally
+}
 
 // sink is where every record of the service goes.
 type sink struct{ d *Daemon }
@@ -29,12 +61,8 @@ func (s sink) Emit(r *flow.Record) {
 	if b == nil {
 		return
 	}
-	n := max(1, r.Count)
-	if r.Verdict == flow.Deny {
-		b.counts.denied.Add(n)
-	} else {
-		b.counts.allowed.Add(n)
-	}
+	_, l, _ := s.d.fleet.look(b)
+	b.counts.add(r.Verdict, max(1, r.Count), l)
 }
 
 // recordChange records what somebody did by the API, or tried.

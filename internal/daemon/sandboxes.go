@@ -350,7 +350,8 @@ func (d *Daemon) shown(b *box) *pb.Sandbox {
 	out := api.Clone(message)
 	status := out.GetStatus()
 	status.PolicyRevision, status.PolicyRevisionLatest = saved.Revision, saved.Latest
-	status.Allowed, status.Denied = b.counts.allowed.Load(), b.counts.denied.Load()
+	tally := b.counts.now()
+	status.Allowed, status.Denied = tally.Allowed, tally.Denied
 	if life == nil {
 		return out
 	}

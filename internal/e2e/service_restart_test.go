@@ -48,6 +48,10 @@ func TestServiceRestart(t *testing.T) {
 
 	for _, how := range []syscall.Signal{syscall.SIGKILL, syscall.SIGTERM} {
 		t.Run(how.String(), func(t *testing.T) {
+			was, err := s.client.Sandboxes.GetSandbox(t.Context(), &pb.GetSandboxRequest{Name: names[0]})
+			if err != nil || was.GetStatus().GetAllowed() == 0 || was.GetStatus().GetDenied() == 0 {
+				t.Errorf("counted before: %v, %v", was.GetStatus(), err)
+			}
 			_ = s.stop(how)
 			begin := time.Now()
 			s.start()
@@ -55,6 +59,10 @@ func TestServiceRestart(t *testing.T) {
 			status := s.status()
 			if status.GetAdopted() != restartSandboxes || status.GetHooks() != "adopted" || len(status.GetProblems()) > 0 {
 				t.Errorf("status: %v\n%s", status, s.log)
+			}
+			is, err := s.client.Sandboxes.GetSandbox(t.Context(), &pb.GetSandboxRequest{Name: names[0]})
+			if err != nil || is.GetStatus().GetAllowed() < was.GetStatus().GetAllowed() || is.GetStatus().GetDenied() < was.GetStatus().GetDenied() {
+				t.Errorf("counted before %v, and after %v, %v", was.GetStatus(), is.GetStatus(), err)
 			}
 			// One attempt right away in each: it is served now, not soon.
 			var all sync.WaitGroup
