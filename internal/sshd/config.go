@@ -39,6 +39,10 @@ type Sandboxes interface {
 type Login struct {
 	Keys        []PublicKey
 	Authorities []PublicKey
+	// Own is an authority whose certificates are not for a name but for Principal, which
+	// no other sandbox has, nor a later one of the same name. The zero value is none.
+	Own       PublicKey
+	Principal string
 }
 
 // Sandbox is what a server needs of one.
