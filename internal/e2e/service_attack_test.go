@@ -68,10 +68,10 @@ func TestAttackLinkForAVisibleDirectory(t *testing.T) {
 	}
 	// Not below a directory of which the sandbox has its own: there it could not move
 	// what is mounted for it.
-	base := "/srv/" + s.instance
+	base := "/var/lib/" + s.instance
 	t.Cleanup(func() { os.RemoveAll(base) })
 	for _, dir := range []string{base, base + "/work"} {
-		if err := os.Mkdir(dir, 0o755); err != nil {
+		if err := os.MkdirAll(dir, 0o755); err != nil {
 			t.Fatal(err)
 		}
 		if err := os.Chown(dir, 65534, 65534); err != nil {
