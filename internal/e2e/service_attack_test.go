@@ -194,9 +194,9 @@ func TestAttackDeletedBeforeAdopted(t *testing.T) {
 	s := f.newService()
 	s.create("one", attackPolicy())
 	s.detach("one", "while :; do sleep 1; done")
-	procs := s.processes("one")
+	init := s.initOf("one")
 	_ = s.stop(syscall.SIGKILL)
-	if err := syscall.Kill(procs[0], syscall.SIGSTOP); err != nil { // its init answers nobody
+	if err := syscall.Kill(init, syscall.SIGSTOP); err != nil { // its init answers nobody
 		t.Fatal(err)
 	}
 	s.start()
@@ -204,25 +204,23 @@ func TestAttackDeletedBeforeAdopted(t *testing.T) {
 		t.Fatal(api.ErrorOf(err))
 	}
 	if _, err := os.Stat(s.cgroup("one")); err == nil {
-		t.Errorf("it is deleted, and there are processes %v", s.processes("one"))
-		_ = syscall.Kill(procs[0], syscall.SIGCONT)
+		t.Errorf("it is deleted, and there are processes %v", s.processes(t, "one"))
+		_ = syscall.Kill(init, syscall.SIGCONT)
 		s.kill("one")
 	}
 }
 
-// processes returns those in a sandbox's cgroup, init first.
-func (s *service) processes(name string) (all []int) {
+// initOf returns a sandbox's init.
+func (s *service) initOf(name string) int {
 	s.t.Helper()
-	data, err := os.ReadFile(filepath.Join(s.cgroup(name), "cgroup.procs"))
-	if err != nil {
-		s.t.Fatal(err)
-	}
-	for _, word := range strings.Fields(string(data)) {
-		if pid, err := strconv.Atoi(word); err == nil {
-			all = append(all, pid)
+	for _, text := range s.processes(s.t, name) {
+		line, _ := os.ReadFile("/proc/" + text + "/cmdline")
+		if pid, err := strconv.Atoi(text); err == nil && strings.HasPrefix(string(line), "ringfence\x00sandbox-init") {
+			return pid
 		}
 	}
-	return all
+	s.t.Fatalf("%s has no init", name)
+	return 0
 }
 
 // A certificate for a sandbox lets nobody in to a later one of the same name.
@@ -312,7 +310,7 @@ func TestAttackPortsWhileNoAgentListens(t *testing.T) {
 	s.create("one", networkPolicy(allowBlock("allowed", allowedName, []int{443}, realPath(t, "curl"))))
 	script := f.file("take.py", takePorts, 0o644)
 	s.detach("one", "exec /usr/bin/python3 "+script)
-	inside := fmt.Sprintf("/proc/%d/root/tmp/", s.processes("one")[0])
+	inside := fmt.Sprintf("/proc/%d/root/tmp/", s.initOf("one"))
 	rounds := func() (n int) {
 		data, _ := os.ReadFile(inside + "rounds")
 		_, _ = fmt.Sscan(string(data), &n)
