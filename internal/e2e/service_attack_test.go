@@ -5,7 +5,6 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
-	"strconv"
 	"strings"
 	"syscall"
 	"testing"
@@ -194,7 +193,7 @@ func TestAttackDeletedBeforeAdopted(t *testing.T) {
 	s := f.newService()
 	s.create("one", attackPolicy())
 	s.detach("one", "while :; do sleep 1; done")
-	init := s.initOf("one")
+	init := s.initOf(t, "one")
 	_ = s.stop(syscall.SIGKILL)
 	if err := syscall.Kill(init, syscall.SIGSTOP); err != nil { // its init answers nobody
 		t.Fatal(err)
@@ -208,19 +207,6 @@ func TestAttackDeletedBeforeAdopted(t *testing.T) {
 		_ = syscall.Kill(init, syscall.SIGCONT)
 		s.kill("one")
 	}
-}
-
-// initOf returns a sandbox's init.
-func (s *service) initOf(name string) int {
-	s.t.Helper()
-	for _, text := range s.processes(s.t, name) {
-		line, _ := os.ReadFile("/proc/" + text + "/cmdline")
-		if pid, err := strconv.Atoi(text); err == nil && strings.HasPrefix(string(line), "ringfence\x00sandbox-init") {
-			return pid
-		}
-	}
-	s.t.Fatalf("%s has no init", name)
-	return 0
 }
 
 // A certificate for a sandbox lets nobody in to a later one of the same name.
@@ -310,7 +296,7 @@ func TestAttackPortsWhileNoAgentListens(t *testing.T) {
 	s.create("one", networkPolicy(allowBlock("allowed", allowedName, []int{443}, realPath(t, "curl"))))
 	script := f.file("take.py", takePorts, 0o644)
 	s.detach("one", "exec /usr/bin/python3 "+script)
-	inside := fmt.Sprintf("/proc/%d/root/tmp/", s.initOf("one"))
+	inside := fmt.Sprintf("/proc/%d/root/tmp/", s.initOf(t, "one"))
 	rounds := func() (n int) {
 		data, _ := os.ReadFile(inside + "rounds")
 		_, _ = fmt.Sscan(string(data), &n)
