@@ -165,6 +165,16 @@ func checkUpstreamCA(path string, log *slog.Logger) error {
 	return nil
 }
 
+// realDir follows the links of a working directory here and now, for the person who
+// has named it: a sandbox is shown no directory by a link that others may change.
+func realDir(dir string) string {
+	real, err := filepath.EvalSymlinks(dir)
+	if err != nil {
+		return dir // which has the better error later
+	}
+	return real
+}
+
 // resolveDir returns the absolute working directory. Whether the sandbox's user
 // may enter it is for that user to find out.
 func resolveDir(current, dir string) (string, error) {

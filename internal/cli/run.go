@@ -141,7 +141,7 @@ func (r *run) inSandbox(ctx context.Context, a *agent.Agent, engine *policy.Engi
 		return 0, err
 	}
 	sb, err := a.CreateSandbox(ctx, agent.SandboxConfig{
-		Name: sandboxName, Engine: engine, Visible: []string{r.settings.workdir}, Workdir: r.settings.workdir,
+		Name: sandboxName, Engine: engine, Visible: []string{realDir(r.settings.workdir)}, Workdir: r.settings.workdir,
 		User: rootfs.User{UID: user.UID, GID: user.GID, Groups: user.Groups},
 	})
 	if err != nil {

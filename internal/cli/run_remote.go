@@ -162,7 +162,7 @@ func (r *run) inService(ctx context.Context, socket string) (status int, err err
 // spec is the sandbox of the run.
 func (r *run) spec() *ringfencev1.SandboxSpec {
 	spec := &ringfencev1.SandboxSpec{
-		Policy: sourceOf(r.settings.feed.Now), Workdir: r.settings.workdir, Visible: []string{r.settings.workdir},
+		Policy: sourceOf(r.settings.feed.Now), Workdir: realDir(r.settings.workdir), Visible: []string{realDir(r.settings.workdir)},
 		Labels:    map[string]string{"ringfence.run": strconv.Itoa(r.env.UID)},
 		Ephemeral: true, // it ends with this process, also where that is killed
 	}

@@ -272,16 +272,18 @@ func (x *execution) failed(err error) error {
 
 // IssueCertificate signs a key for some minutes.
 func (s sandboxesService) IssueCertificate(ctx context.Context, req *pb.IssueCertificateRequest) (*pb.IssueCertificateResponse, error) {
-	if s.fleet.find(req.GetSandbox()) == nil {
+	b := s.fleet.find(req.GetSandbox())
+	if b == nil {
 		return nil, noSandbox(req.GetSandbox())
 	}
+	message, _, _ := s.fleet.look(b)
 	key, err := sshd.ParsePublicKey(req.GetPublicKey())
 	if err != nil {
 		return nil, badKeys(err)
 	}
 	expires := time.Now().Add(certificateLife)
 	certificate, err := sshd.IssueCertificate(s.ssh.authority, key, sshd.CertificateRequest{
-		Sandbox: req.GetSandbox(), KeyID: callerOf(ctx), Validity: certificateLife,
+		Sandbox: message.GetId(), KeyID: callerOf(ctx), Validity: certificateLife,
 	})
 	if err != nil {
 		return nil, err

@@ -79,7 +79,19 @@ func (d *Daemon) record(ctx context.Context, r *flow.Record, err error) {
 	if err != nil {
 		r.Verdict, r.Detail = flow.Deny, err.Error()
 	}
+	r.Command, r.Object, r.Detail = clip(r.Command), clip(r.Object), clip(r.Detail)
 	d.journal.Emit(r)
+}
+
+// maxRecorded bounds what a record has of each thing that a caller has sent: one that is
+// larger than an answer of the API's may be would hide all others.
+const maxRecorded = 16 << 10
+
+func clip(text string) string {
+	if len(text) <= maxRecorded {
+		return text
+	}
+	return text[:maxRecorded] + " …"
 }
 
 // recordsService serves ringfence.v1.Records.
@@ -98,15 +110,19 @@ func (s recordsService) QueryRecords(_ context.Context, req *pb.QueryRecordsRequ
 	if err != nil {
 		return nil, badToken()
 	}
-	response := &pb.QueryRecordsResponse{NextPageToken: page.Next}
+	// Records hold what others have made long: of such there are fewer in an answer.
+	records := api.NewPage[*pb.Record](uint32(len(page.Entries)))
 	for _, e := range page.Entries {
 		record, err := recordOf(e)
 		if err != nil {
 			return nil, err
 		}
-		response.Records = append(response.Records, record)
+		if !records.Add(record) {
+			last := records.Entries[len(records.Entries)-1]
+			return &pb.QueryRecordsResponse{Records: records.Entries, NextPageToken: last.GetCursor()}, nil
+		}
 	}
-	return response, nil
+	return &pb.QueryRecordsResponse{Records: records.Entries, NextPageToken: page.Next}, nil
 }
 
 // TailRecords sends records as they are made, until the caller or the agent ends.

@@ -51,7 +51,6 @@ func (d *Daemon) startSSH(ctx context.Context) error {
 	if s.authorities, err = sshd.ParseAuthorizedKeys(d.cfg.SSH.UserCA); err != nil {
 		return fmt.Errorf("read ssh-user-ca: %w", err)
 	}
-	s.authorities = append(s.authorities, s.authority.Public())
 	s.Server, err = sshd.New(sshd.Config{
 		Sandboxes: sshSandboxes{d}, HostKeys: []*sshd.Key{s.hostKey}, Sink: sink{d}, Log: d.log, Limits: d.cfg.SSH.Limits,
 	})
@@ -145,7 +144,10 @@ func (s sshSandboxes) Login(_ context.Context, name string) (*sshd.Login, error)
 	if err != nil {
 		return nil, err
 	}
-	return &sshd.Login{Keys: keys, Authorities: s.d.ssh.authorities}, nil
+	return &sshd.Login{
+		Keys: keys, Authorities: s.d.ssh.authorities,
+		Own: s.d.ssh.authority.Public(), Principal: message.GetId(),
+	}, nil
 }
 
 // Sandbox implements sshd.Sandboxes: it waits for the fence.

@@ -29,6 +29,9 @@ func (d *Daemon) checkVisible(dirs []string) error {
 			return api.FailedPrecondition("make the directory first, or name another", "directory %q of the sandbox: %v", dir, err)
 		}
 		for _, path := range own {
+			if target, err := filepath.EvalSymlinks(path); err == nil {
+				path = target
+			}
 			if within(path, real) || within(real, path) {
 				return api.InvalidArgument("name the directory that the sandbox's programs work in, and nothing above it",
 					"directory %q would show the sandbox %s, which is the agent's or the kernel's", dir, path)

@@ -41,6 +41,7 @@ func (e *execProcess) become() error {
 		{"set not dumpable", setNotDumpable},
 		{"receive order", e.receive},
 		{"open own program", e.openSelf},
+		{"be spared no more than others", forgoSparing},
 		{"enter mount namespace", e.enterMounts},
 		{"open terminal", e.openTerminal},
 		{"set streams", e.setStreams},

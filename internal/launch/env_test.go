@@ -66,7 +66,7 @@ func TestUsers(t *testing.T) {
 			t.Errorf("%s: %v", spec, err)
 		}
 	}
-	for _, spec := range []string{"", "no-such-user", "-1", "4294967295", "99999999999", "+5", "1x"} {
+	for _, spec := range []string{"", "no-such-user", "-1", "4294967295", "99999999999", "+5", "1x", "2013265919", "2013265920", "2013331456", "2013396991"} {
 		if _, err := LookupUser(spec); !errors.Is(err, ErrNoUser) {
 			t.Errorf("%q: %v", spec, err)
 		}

@@ -43,6 +43,9 @@ func LookupUser(spec string) (User, error) {
 	if numErr != nil {
 		return User{}, fmt.Errorf("user %q: %w", spec, ErrNoUser)
 	}
+	if isReserved(id) {
+		return User{}, fmt.Errorf("user %q belongs to a sandbox: %w", spec, ErrNoUser)
+	}
 	if u, err := user.LookupId(spec); err == nil {
 		return known(u)
 	}
@@ -78,6 +81,10 @@ func unknown(id uint32) (User, error) {
 	}
 	return User{UID: id, GID: id, Home: ownHome, Shell: defaultShell}, nil
 }
+
+// isReserved reports whether a uid is init's, or belongs to one sandbox: another one's
+// processes must not have it.
+func isReserved(id uint32) bool { return id >= initUID && id < reservedBase+2*maxReserved }
 
 func known(u *user.User) (User, error) {
 	uid, uidErr := parseID(u.Uid)

@@ -12,6 +12,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/ringfence/ringfence/internal/cgroup"
+	"github.com/ringfence/ringfence/internal/rootfs"
 )
 
 // buildView turns the copy of the host's mounts that init was started with into
@@ -103,6 +104,11 @@ func isMasked(path string) bool {
 }
 
 func (v *view) holdVisible() error {
+	root, err := os.OpenFile("/", unix.O_PATH|unix.O_DIRECTORY, 0)
+	if err != nil {
+		return err
+	}
+	defer root.Close()
 	for _, path := range textStrings(v.order.Visible) {
 		real, err := filepath.EvalSymlinks(path)
 		if errors.Is(err, fs.ErrNotExist) {
@@ -114,13 +120,55 @@ func (v *view) holdVisible() error {
 		if !isMasked(real) {
 			continue
 		}
-		h, err := hold(real)
+		h, err := holdAsNamed(root, path, real)
 		if err != nil {
 			return err
 		}
 		v.visible = append(v.visible, h)
 	}
 	return nil
+}
+
+var (
+	errAnybodysLink = errors.New("a symbolic link on the way is not root's alone")
+	errMoved        = errors.New("it changes while it is looked at")
+)
+
+// holdAsNamed takes hold of what lies at real, to which path leads. Who has named path
+// meant what is there: a link that others than root could have put there may lead to
+// a service of the host's, of which the sandbox has its own or none. A sandbox that is
+// made anew could have been waiting for that.
+func holdAsNamed(root *os.File, path, real string) (held, error) {
+	meant, planted, err := rootfs.New(root).Hold(path, rootfs.Others())
+	if err != nil {
+		return held{}, err
+	}
+	defer unix.Close(meant)
+	if planted {
+		return held{}, &StepError{
+			Step: "show " + path, Err: errAnybodysLink, Code: ExitRingfence,
+			Hint: "name the directory that is meant, without a link",
+		}
+	}
+	fd, err := unix.Openat2(unix.AT_FDCWD, real, &unix.OpenHow{
+		Flags: unix.O_PATH | unix.O_CLOEXEC, Resolve: unix.RESOLVE_NO_SYMLINKS,
+	})
+	if err != nil {
+		return held{}, pathError("hold", real, err)
+	}
+	defer unix.Close(fd)
+	var a, b unix.Stat_t
+	if err := errors.Join(unix.Fstat(meant, &a), unix.Fstat(fd, &b)); err != nil {
+		return held{}, pathError("hold", real, err)
+	}
+	if a.Dev != b.Dev || a.Ino != b.Ino {
+		return held{}, pathError("hold", real, errMoved)
+	}
+	tree, err := unix.OpenTree(fd, "", unix.AT_EMPTY_PATH|unix.OPEN_TREE_CLONE|unix.OPEN_TREE_CLOEXEC|unix.AT_RECURSIVE)
+	if err != nil {
+		return held{}, pathError("hold", real, err)
+	}
+	return held{path: real, tree: tree, dir: b.Mode&unix.S_IFMT == unix.S_IFDIR}, nil
 }
 
 // hold takes a detached copy of what is at path, with what is mounted below it.

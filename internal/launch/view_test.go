@@ -161,12 +161,21 @@ func TestVisibleDirectory(t *testing.T) {
 	if err := os.Chown(work, testUID, testUID); err != nil {
 		t.Fatal(err)
 	}
-	link := filepath.Join("/var/tmp", filepath.Base(dir))
-	if err := os.Symlink(work, link); err != nil {
+	if err := os.MkdirAll("/var/lib", 0o755); err != nil {
 		t.Fatal(err)
 	}
-	t.Cleanup(func() { os.Remove(link) })
-	n := start(t, visible(link)) // a symlink keeps what it leads to
+	const others, roots = "/var/tmp/", "/var/lib/" // where others may put a link, and where not
+	for _, parent := range []string{others, roots} {
+		link := parent + filepath.Base(dir)
+		if err := os.Symlink(work, link); err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(func() { os.Remove(link) })
+	}
+	if step := startFails(t, visible(others+filepath.Base(dir))); !strings.Contains(step.Error(), errAnybodysLink.Error()) || step.Hint == "" {
+		t.Errorf("a link that others could have put there: %+v", step)
+	}
+	n := start(t, visible(roots+filepath.Base(dir))) // a symlink keeps what it leads to
 	c := command("sh", "-c", "echo hello > made; pwd; ls -A /tmp/"+filepath.Base(dir))
 	c.Dir = work
 	r := runIn(t, n, c)

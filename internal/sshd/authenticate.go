@@ -93,7 +93,11 @@ func (c *conn) admit(ctx context.Context, name string, key ssh.PublicKey) (*ssh.
 		return nil, err
 	}
 	if certificate, ok := key.(*ssh.Certificate); ok {
-		if err := checkCertificate(certificate, name, login.Authorities, time.Now()); err != nil {
+		principal, authorities := name, login.Authorities
+		if login.isOwn(certificate) {
+			principal, authorities = login.Principal, []PublicKey{login.Own}
+		}
+		if err := checkCertificate(certificate, principal, authorities, time.Now()); err != nil {
 			return nil, err
 		}
 		_, terminals := certificate.Extensions[permitPTY]
@@ -118,6 +122,12 @@ func (c *conn) admit(ctx context.Context, name string, key ssh.PublicKey) (*ssh.
 		}
 	}
 	return nil, refused("the key is none of the sandbox's")
+}
+
+// isOwn reports whether a certificate says that it is by the authority whose certificates
+// are for one sandbox and not for a name. Whether it is, its signature tells.
+func (l *Login) isOwn(certificate *ssh.Certificate) bool {
+	return l.Own.key != nil && l.Principal != "" && string(certificate.SignatureKey.Marshal()) == string(l.Own.key.Marshal())
 }
 
 // permit makes permissions. Of the critical options only source-address is left here,

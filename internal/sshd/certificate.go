@@ -27,7 +27,7 @@ const (
 
 // CertificateRequest says what a certificate is for.
 type CertificateRequest struct {
-	Sandbox  string        // whom it lets in to
+	Sandbox  string        // whom it lets in to: a name, or a Login's Principal
 	KeyID    string        // who it is, for the records
 	Validity time.Duration // 0 is DefaultValidity
 	// Sources are the addresses or networks from which it may be used; none are all,

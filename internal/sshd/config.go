@@ -39,6 +39,10 @@ type Sandboxes interface {
 type Login struct {
 	Keys        []PublicKey
 	Authorities []PublicKey
+	// Own is an authority whose certificates are not for a name but for Principal, which
+	// no other sandbox has, nor a later one of the same name. The zero value is none.
+	Own       PublicKey
+	Principal string
 }
 
 // Sandbox is what a server needs of one.
@@ -116,9 +120,10 @@ type Limits struct {
 func DefaultLimits() Limits {
 	return Limits{
 		Conns: 2048, Handshakes: 256, HandshakesPerSource: 64,
-		PerSandbox:      Quota{Conns: 128, Sessions: 256, Channels: 1024},
-		PerSource:       Quota{Conns: 512, Sessions: 1024, Channels: 4096},
-		ChannelsPerConn: 256,
+		// A channel may hold 2 MiB that nobody reads: x/crypto's window, which is fixed.
+		PerSandbox:      Quota{Conns: 128, Sessions: 256, Channels: 256},
+		PerSource:       Quota{Conns: 512, Sessions: 1024, Channels: 1024},
+		ChannelsPerConn: 128,
 		Failures:        20, Forgive: 10 * time.Second,
 		Tries: 6, Grace: 30 * time.Second, Ready: 30 * time.Second,
 		KeepAlive: 30 * time.Second, KeepAliveMost: 4,
