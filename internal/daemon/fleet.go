@@ -58,6 +58,9 @@ type saved struct {
 	Sandbox []byte         `json:"sandbox"` // ringfence.v1.Sandbox
 	State   *sandbox.State `json:"state,omitempty"`
 	Number  uint32         `json:"number"` // of the user that belongs to the sandbox
+	// User is whom what runs was started as: a policy that was set since may name
+	// another, whom this host need not have.
+	User *launch.User `json:"user,omitempty"`
 	// Revision is the policy's in force; Latest the newest, which may have failed.
 	Revision uint64 `json:"revision"`
 	Latest   uint64 `json:"latest"`
@@ -138,7 +141,6 @@ func (f *fleet) find(name string) *box {
 	return f.boxes[name]
 }
 
-// take returns a box with its turn, which the caller gives back. It is nil where there
 // look returns what a box has now.
 func (f *fleet) look(b *box) (*pb.Sandbox, *life, saved) {
 	f.mu.Lock()
