@@ -122,7 +122,7 @@ func (j *Journal) Emit(r *flow.Record) {
 	}
 	j.mu.Lock()
 	defer j.mu.Unlock()
-	if r.Mode.Outward() {
+	if r.Mode.Outward() || isFlow(r.Reason) {
 		j.outward.add(j.next, r)
 	} else {
 		j.inward.add(j.next, r)
@@ -132,6 +132,12 @@ func (j *Journal) Emit(r *flow.Record) {
 		close(j.wake)
 		j.wake = nil
 	}
+}
+
+// isFlow tells what one who is let in can do any number of times from who came in and
+// what was changed: it does not push those out.
+func isFlow(reason flow.Reason) bool {
+	return reason == flow.ReasonSSHForward || reason == flow.ReasonSSHTransfer
 }
 
 // Query returns the records that the filter lets through, the oldest first and at

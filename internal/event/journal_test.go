@@ -450,3 +450,21 @@ func BenchmarkQuery(b *testing.B) {
 		}
 	}
 }
+
+// Who may come in can forward and move files any number of times; that does not push
+// out who came in.
+func TestFlowsOfSSHPushNobodyOut(t *testing.T) {
+	j, err := NewJournal(JournalConfig{Records: 64})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer j.Close(t.Context())
+	j.Emit(&flow.Record{Mode: flow.ModeSSH, Reason: flow.ReasonSSHLogin})
+	for range 1000 {
+		j.Emit(&flow.Record{Mode: flow.ModeSSH, Reason: flow.ReasonSSHForward, Verdict: flow.Deny})
+		j.Emit(&flow.Record{Mode: flow.ModeSSH, Reason: flow.ReasonSSHTransfer})
+	}
+	if entries, _ := j.Last(Filter{Reasons: []flow.Reason{flow.ReasonSSHLogin}}, 10); len(entries) != 1 {
+		t.Errorf("%d logins are known, not 1", len(entries))
+	}
+}
