@@ -58,6 +58,9 @@ type saved struct {
 	Sandbox []byte         `json:"sandbox"` // ringfence.v1.Sandbox
 	State   *sandbox.State `json:"state,omitempty"`
 	Number  uint32         `json:"number"` // of the user that belongs to the sandbox
+	// User is whom what runs was started as: a policy that was set since may name
+	// another, whom this host need not have.
+	User *launch.User `json:"user,omitempty"`
 	// Revision is the policy's in force; Latest the newest, which may have failed.
 	Revision uint64 `json:"revision"`
 	Latest   uint64 `json:"latest"`

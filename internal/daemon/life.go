@@ -57,6 +57,9 @@ func (d *Daemon) start(ctx context.Context, b *box, adopt func(agent.SandboxConf
 		return err
 	}
 	user, err := userOf(spec.GetUser(), p, saved.Number)
+	if adopt != nil && saved.User != nil {
+		user, err = *saved.User, nil
+	}
 	if err != nil {
 		return err
 	}
@@ -83,7 +86,7 @@ func (d *Daemon) start(ctx context.Context, b *box, adopt func(agent.SandboxConf
 	}
 	state := l.State()
 	d.fleet.change(b, func(b *box, next *pb.Sandbox) {
-		b.life, b.saved.State = l, &state
+		b.life, b.saved.State, b.saved.User = l, &state, &l.user
 		next.Status.Phase, next.Status.Reason = pb.SandboxStatus_READY, ""
 		if adopt == nil || next.GetStatus().GetStartTime() == nil {
 			next.Status.StartTime = api.Time(time.Now())

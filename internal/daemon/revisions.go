@@ -4,6 +4,8 @@ import (
 	"context"
 	"encoding/binary"
 	"errors"
+	"fmt"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -70,7 +72,8 @@ func (d *Daemon) setPolicy(ctx context.Context, b *box, source *pb.PolicySource,
 		return nil, err
 	}
 	if loadErr == nil {
-		loadErr = d.apply(ctx, life, p)
+		revision.Warnings = slices.Concat(warnings, d.keeps(b, life, p))
+		loadErr = life.SetPolicy(ctx, p) // decides open connections again before it returns
 	}
 	if loadErr != nil {
 		revision.State, revision.Error = pb.PolicyRevision_FAILED, said(loadErr.Error())
@@ -97,13 +100,22 @@ func (d *Daemon) setPolicy(ctx context.Context, b *box, source *pb.PolicySource,
 	return revision, loadErr
 }
 
-// apply puts a policy in force: open connections are decided again before it returns.
-func (d *Daemon) apply(ctx context.Context, life *life, p *policy.Policy) error {
+// keeps tells what a sandbox does not take over from a policy while it runs.
+func (d *Daemon) keeps(b *box, life *life, p *policy.Policy) (warnings []string) {
 	if !p.SameFiles(life.engine.Policy()) {
-		d.log.Warn("the policy names other files (filesystem_policy, landlock): the sandbox keeps those that it was started with",
-			"sandbox", life.Name())
+		warnings = append(warnings, "the policy names other files (filesystem_policy, landlock): the sandbox keeps those that it was started with")
 	}
-	return life.SetPolicy(ctx, p)
+	message, _, saved := d.fleet.look(b)
+	switch user, err := userOf(message.GetSpec().GetUser(), p, saved.Number); {
+	case err != nil:
+		warnings = append(warnings, fmt.Sprintf("the sandbox keeps its user, and could not be made anew, as after a start of the machine: %v", err))
+	case user.UID != life.user.UID || user.GID != life.user.GID:
+		warnings = append(warnings, "the policy names another user: the sandbox keeps the one that it was started with")
+	}
+	for _, text := range warnings {
+		d.log.Warn(text, "sandbox", b.name)
+	}
+	return warnings
 }
 
 // GetPolicy returns the revision in force, or the one asked for.

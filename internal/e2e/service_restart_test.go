@@ -138,3 +138,33 @@ func (s *service) awaitCounts(names []string, want int) {
 		time.Sleep(100 * time.Millisecond)
 	}
 }
+
+// A policy may be set that names a user whom this host does not have: the sandbox keeps
+// its own, says so, and is adopted with it.
+func TestServiceRestartKeepsUser(t *testing.T) {
+	testenv.Require(t)
+	f := newFixture(t)
+	s := f.newService()
+	s.create("one", networkPolicy("  {}\n"))
+	revision, err := s.client.Policies.SetPolicy(t.Context(), &pb.SetPolicyRequest{
+		Sandbox: "one", Source: policySource(networkPolicy("  {}\n") + "process: {run_as_user: nobody-of-this-host}\n"),
+	})
+	if err != nil {
+		t.Fatal(api.ErrorOf(err))
+	}
+	if told := strings.Join(revision.GetWarnings(), "\n"); !strings.Contains(told, "keeps its user") {
+		t.Errorf("warnings: %q", told)
+	}
+	before := s.identities()
+	_ = s.stop(syscall.SIGKILL)
+	s.start()
+	if status := s.status(); status.GetAdopted() != 1 || len(status.GetProblems()) > 0 {
+		t.Errorf("status: %v\n%s", status, s.log)
+	}
+	if after := s.identities(); after != before {
+		t.Errorf("sandbox was\n%sand is\n%s", before, after)
+	}
+	if out, _, _ := s.exec("one", "id -u"); !strings.Contains(before, " "+strings.TrimSpace(out)+" ") {
+		t.Errorf("commands run as %q in\n%s", out, before)
+	}
+}
