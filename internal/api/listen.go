@@ -52,7 +52,7 @@ func claimSocket(path string, who *admission) (_ *net.UnixListener, lock *os.Fil
 		}
 		return nil, nil, fmt.Errorf("lock control socket: %w", err)
 	}
-	if err := removeStale(path); err != nil {
+	if err := RemoveStale(path); err != nil {
 		return nil, nil, err
 	}
 	listener, err := listen(path, who)
@@ -95,14 +95,15 @@ func prepareDir(dir string, who *admission) error {
 // alone reports whether nobody is admitted but root and the agent's user.
 func (a *admission) alone() bool { return len(a.uids) == 0 && len(a.gids) == 0 }
 
-// removeStale removes a socket on which nobody answers.
-func removeStale(path string) error {
+// RemoveStale removes a Unix socket on which nobody answers. One that is served, and
+// what is no socket, is left alone and the error.
+func RemoveStale(path string) error {
 	info, err := os.Lstat(path)
 	if errors.Is(err, fs.ErrNotExist) {
 		return nil
 	}
 	if err != nil {
-		return fmt.Errorf("look at control socket: %w", err)
+		return fmt.Errorf("look at socket: %w", err)
 	}
 	if info.Mode().Type() != fs.ModeSocket {
 		return FailedPrecondition("remove it, or give the agent another path for its socket",
@@ -116,7 +117,7 @@ func removeStale(path string) error {
 		return fmt.Errorf("look whether an agent serves on %s: %w", path, err) // a full backlog is a living server's
 	}
 	if err := os.Remove(path); err != nil && !errors.Is(err, fs.ErrNotExist) {
-		return fmt.Errorf("remove control socket of a dead agent: %w", err)
+		return fmt.Errorf("remove socket of a dead agent: %w", err)
 	}
 	return nil
 }

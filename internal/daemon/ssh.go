@@ -9,6 +9,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/ringfence/ringfence/internal/api"
 	"github.com/ringfence/ringfence/internal/launch"
 	"github.com/ringfence/ringfence/internal/sshd"
 	"github.com/ringfence/ringfence/internal/store"
@@ -71,8 +72,7 @@ func (d *Daemon) startSSH(ctx context.Context) error {
 // listenSSH serves on one listener until the server is shut down.
 func (d *Daemon) listenSSH(ctx context.Context, network, address string) error {
 	if network == "unix" {
-		// The API's lock is not held yet, the agent's is: nobody else listens there.
-		if err := os.Remove(address); err != nil && !errors.Is(err, os.ErrNotExist) {
+		if err := api.RemoveStale(address); err != nil {
 			return err
 		}
 	}
