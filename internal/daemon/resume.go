@@ -56,7 +56,8 @@ func (d *Daemon) resumeAll(ctx context.Context) error {
 	}
 	boxes, _ := d.fleet.all()
 	var mu sync.Mutex
-	var lost, later []*box
+	var lost []*box
+	later := map[*box]error{}
 	group, groupCtx := errgroup.WithContext(ctx)
 	group.SetLimit(4 * runtime.GOMAXPROCS(0)) // most of it is waiting for the kernel
 	for _, b := range boxes {
@@ -70,7 +71,7 @@ func (d *Daemon) resumeAll(ctx context.Context) error {
 			case errors.Is(err, sandbox.ErrLost):
 				lost = append(lost, b)
 			default:
-				later = append(later, b)
+				later[b] = err
 			}
 			return groupCtx.Err()
 		})
@@ -78,10 +79,10 @@ func (d *Daemon) resumeAll(ctx context.Context) error {
 	if err := group.Wait(); err != nil {
 		return err
 	}
-	names := make([]string, len(later))
-	for i, b := range later {
-		names[i] = b.name
-		d.tasks.Go(func() { d.adoptLater(ctx, b) })
+	var names []string
+	for b, why := range later {
+		names = append(names, b.name)
+		d.tasks.Go(func() { d.adoptLater(ctx, b, why) })
 	}
 	if err := d.agent.RemoveUnclaimed(ctx, names); err != nil {
 		// It is fenced, and tried again at the next start.
@@ -112,20 +113,20 @@ func (d *Daemon) adopt(ctx context.Context, b *box) error {
 }
 
 // adoptLater tries again to take over what is still there, and fenced.
-func (d *Daemon) adoptLater(ctx context.Context, b *box) {
+func (d *Daemon) adoptLater(ctx context.Context, b *box, why error) {
 	for {
 		d.fleet.change(b, func(_ *box, next *pb.Sandbox) {
-			next.Status.Reason = "it is fenced and not served yet: the agent tries again to adopt it"
+			next.Status.Reason = said("it is fenced, and the agent tries again to adopt it: " + why.Error())
 		})
 		select {
 		case <-d.stopping:
 			return
 		case <-time.After(adoptAgain):
 		}
-		switch err := d.adopt(ctx, b); {
-		case err == nil:
+		switch why = d.adopt(ctx, b); {
+		case why == nil:
 			return
-		case errors.Is(err, sandbox.ErrLost):
+		case errors.Is(why, sandbox.ErrLost):
 			d.remake(ctx, []*box{b})
 			return
 		}

@@ -7,7 +7,6 @@ import (
 	"slices"
 
 	"github.com/ringfence/ringfence/internal/api"
-
 	pb "github.com/ringfence/ringfence/internal/api/ringfencev1"
 )
 
@@ -23,7 +22,7 @@ func (s agentService) GetStatus(context.Context, *pb.GetStatusRequest) (*pb.Agen
 		Version: s.cfg.Version, Pid: uint32(os.Getpid()), StartTime: api.Time(s.started), State: "serving",
 		Sandboxes: uint32(s.fleet.len()), Adopted: uint32(s.adopted), Hooks: s.agent.Hooks(),
 		SshSocket: s.cfg.SSH.Socket, SshConnections: uint32(s.ssh.Stats().Conns), ResidentBytes: resident(),
-		RecordsLost: s.journal.Lost(), Problems: s.problems(),
+		Records: s.journal.Made(), RecordsLost: s.journal.Lost(), Problems: s.problems(),
 	}
 	select {
 	case <-s.stopping:
@@ -42,8 +41,11 @@ func (d *Daemon) problems() []string {
 	boxes, _ := d.fleet.all()
 	for _, b := range boxes {
 		message, _, _ := d.fleet.look(b)
-		if message.GetStatus().GetPhase() == pb.SandboxStatus_FAILED {
-			problems = append(problems, "sandbox "+b.name+" has failed: "+message.GetStatus().GetReason())
+		switch reason := message.GetStatus().GetReason(); {
+		case message.GetStatus().GetPhase() == pb.SandboxStatus_FAILED:
+			problems = append(problems, "sandbox "+b.name+" has failed: "+reason)
+		case reason != "":
+			problems = append(problems, "sandbox "+b.name+" is not served: "+reason)
 		}
 	}
 	if n := d.journal.Lost(); n > 0 {

@@ -254,6 +254,13 @@ func (j *Journal) Tail(f Filter, from Cursor) (*Tail, error) {
 	return t, nil
 }
 
+// Made returns how many records there were since the journal began.
+func (j *Journal) Made() uint64 {
+	j.mu.Lock()
+	defer j.mu.Unlock()
+	return j.next - 1
+}
+
 // Lost returns how many records were not written to the file.
 func (j *Journal) Lost() uint64 {
 	if j.out == nil {
