@@ -32,11 +32,11 @@ type providerOptions struct {
 	config      []string
 }
 
-func (o *providerOptions) addTo(f *pflag.FlagSet, verb string) {
+func (o *providerOptions) addTo(f *pflag.FlagSet, verb, config string) {
 	f.SortFlags = false
 	f.StringVar(&o.kind, "type", "", verb+" the `TYPE`, such as anthropic, openai, github")
 	f.StringArrayVar(&o.credentials, "credential", nil, verb+" the credential `KEY=@FILE|KEY=-|KEY|KEY=VALUE` *")
-	f.StringArrayVar(&o.config, "config", nil, verb+" the setting `K=V` *")
+	f.StringArrayVar(&o.config, "config", nil, config+" *")
 }
 
 // secrets reads the credentials. None of their values stands in an error.
@@ -139,7 +139,7 @@ func newProviderCreate(env Env) *cobra.Command {
 			})
 		},
 	}
-	opts.addTo(cmd.Flags(), "set")
+	opts.addTo(cmd.Flags(), "set", "set the setting `K=V`")
 	out.addTo(cmd.Flags(), nounFormats()...)
 	r.addTo(cmd.Flags())
 	return cmd
@@ -187,7 +187,7 @@ func newProviderUpdate(env Env) *cobra.Command {
 			})
 		},
 	}
-	opts.addTo(cmd.Flags(), "replace")
+	opts.addTo(cmd.Flags(), "replace", "set the setting `K=V`, or remove K-")
 	out.addTo(cmd.Flags(), nounFormats()...)
 	r.addTo(cmd.Flags())
 	cmd.ValidArgsFunction = completeProvider(r)

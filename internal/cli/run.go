@@ -36,8 +36,9 @@ of that, which is deleted at the end. Flags that are for an agent as a whole (--
 terminal, have it run in one of its own, as --agent never does. The standard input is
 then read ahead.
 
-Needs root, or access to the running agent. The command does not get it: it runs as --user, else as the policy's
-process says, else as the user who called sudo, else as a uid of its own.
+Needs root, or access to the running agent. The command does not get it: it runs as
+--user, else as the policy's process says, else as the user who called sudo, else as a
+uid of its own.
 
 Flags marked * may be repeated; those after COMMAND are COMMAND's.
 
@@ -45,7 +46,7 @@ Exit status: the command's; 128+n when signal n ended it; 125 when Ringfence
 itself failed; 126 and 127 when the command could not be run or found.`
 
 const runExample = `  sudo ringfence run -- claude
-  sudo ringfence run --policy my.yaml --records - -- git clone https://github.com/octocat/hello
+  sudo ringfence run --policy my.yaml --records - -- git clone https://github.com/octocat/Hello-World
   sudo ringfence run                      # a shell`
 
 func newRun(env Env, status *int) *cobra.Command {

@@ -133,7 +133,7 @@ func authorizedKeys(specs []string) (lines []string, err error) {
 		if !isKey(spec) {
 			data, err := readBounded(spec, maxKeysFile)
 			if err != nil {
-				return nil, unread(fmt.Errorf("read --authorized-key: %w", err))
+				return nil, unread(hint(fmt.Errorf("read --authorized-key: %w", err), "name a file of public keys, or give one key without options before it"))
 			}
 			text = string(data)
 		}

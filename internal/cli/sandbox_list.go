@@ -29,7 +29,7 @@ func newSandboxList(env Env) *cobra.Command {
 		Aliases: []string{"ls"},
 		Short:   "List the sandboxes",
 		Long: `Lists the sandboxes in the order of their names: in which phase each is, by which
-revision of its policy it goes, and what was allowed and denied since it was made.` + serviceExits,
+revision of its policy it goes, and what was allowed and denied since the agent was started.` + serviceExits,
 		Example: `  ringfence sandbox list --label team=web
   ringfence sandbox list -o json | jq -r '.sandboxes[].name'`,
 		Args: noArgs,
@@ -140,7 +140,9 @@ func sandboxFields(t *table, wide bool, s *ringfencev1.Sandbox) {
 	t.field("policy", policyNames(spec.GetPolicy()))
 	t.field("revision", revisionText(status))
 	t.field("user", spec.GetUser())
-	t.field("uid", decimal(uint64(status.GetUid())))
+	if uid := status.GetUid(); uid != 0 { // nothing runs, and root's never
+		t.field("uid", decimal(uint64(uid)))
+	}
 	t.field("workdir", spec.GetWorkdir())
 	t.field("visible", strings.Join(spec.GetVisible(), ", "))
 	t.field("providers", strings.Join(spec.GetProviders(), ", "))

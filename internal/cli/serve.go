@@ -36,8 +36,8 @@ const (
 const serveLong = `Runs the agent as a service: it keeps sandboxes, over its own restarts too, and
 serves them to ringfence sandbox, ringfence ssh and the control API.
 
-Every flag but --config and --check is a key of the configuration file too, with the same name; what
-is repeated is a list there. A flag beats the file. The file is YAML:
+Every flag but --config and --check is a key of the configuration file too, with the
+same name; what is repeated is a list there. A flag beats the file. The file is YAML:
 
     policy: [default, /etc/ringfence/work.yaml]
     ssh-listen: 0.0.0.0:2222
@@ -97,11 +97,11 @@ func (o *serveOptions) addSettings(f *pflag.FlagSet) {
 	f.StringVar(&o.socketGroup, "socket-group", "", "let members of `GROUP` use the control API: they are as good as root")
 	f.StringVar(&o.instance, "instance", "agent", "be the agent `NAME`: one that is started again adopts what the one of its name had")
 	f.StringVar(&o.stateDir, "state-dir", defaultStateDir, "keep sandboxes, providers and keys in `DIR`")
-	f.StringVar(&o.sshListen, "ssh-listen", "127.0.0.1:2222", "serve SSH at `ADDRESS:PORT`; off for none")
+	f.StringVar(&o.sshListen, "ssh-listen", "127.0.0.1:2222", "serve SSH at `ADDRESS:PORT` too; off: at the Unix socket alone")
 	f.StringVar(&o.sshSocket, "ssh-socket", defaultRunDir+"/ssh.sock", "serve SSH at the Unix socket `PATH`")
 	f.StringVar(&o.sshUserCA, "ssh-user-ca", "", "trust certificates that the keys in `FILE` have signed, one public key a line")
 	limits := sshd.DefaultLimits()
-	f.DurationVar(&o.sshIdle, "ssh-idle-timeout", limits.Idle, "end SSH connections on which nothing has moved for so long")
+	f.DurationVar(&o.sshIdle, "ssh-idle-timeout", limits.Idle, "end SSH connections on which nothing has moved for `DURATION`")
 	f.IntVar(&o.sshLimit, "ssh-max-connections", limits.PerSandbox.Conns, "have at most `N` SSH connections to a sandbox")
 	f.IntVar(&o.sshSessions, "ssh-max-sessions", limits.PerSandbox.Sessions, "have at most `N` SSH sessions in a sandbox")
 	f.StringVar(&o.records, "records", "", "write a JSON line for each connection to `FILE`, which is rotated")
