@@ -141,6 +141,10 @@ func ErrorOf(err error) *Error {
 	if !ok {
 		return (&Error{Code: CodeInternal, Message: err.Error()}).whole()
 	}
+	if s.Code() == codes.Internal && strings.HasSuffix(s.Message(), "contains invalid UTF-8") { // not sent at all
+		return InvalidArgument("texts of a call are UTF-8; other bytes go by a command's standard input, or printf in the sandbox",
+			"a text of the call is not UTF-8")
+	}
 	e := &Error{Code: Code(s.Code()), Message: s.Message()}
 	for _, detail := range s.Details() {
 		if info, ok := detail.(*errdetails.ErrorInfo); ok && info.GetDomain() == errorDomain {

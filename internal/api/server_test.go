@@ -491,3 +491,12 @@ func TestNeverServed(t *testing.T) {
 		}
 	}
 }
+
+// What gRPC cannot send is the caller's to change, and not a fault of the agent's.
+func TestTextThatIsNotUTF8(t *testing.T) {
+	client := dial(t, serve(t, ServerConfig{}))
+	_, err := client.Sandboxes.GetSandbox(t.Context(), &pb.GetSandboxRequest{Name: "\xff"})
+	if e := ErrorOf(err); e.Code != CodeInvalidArgument || !strings.Contains(e.Hint, "UTF-8") {
+		t.Errorf("%v: %s, hint %s", e.Code, e.Message, e.Hint)
+	}
+}
