@@ -61,9 +61,21 @@ func (s sandboxesService) Exec(stream pb.Sandboxes_ExecServer) error {
 func (x *execution) exec(ctx context.Context, b *box, l *life, o order) (*launch.Process, error) {
 	p, err := x.daemon.exec(ctx, b, l, o)
 	x.daemon.record(ctx, &flow.Record{
-		Reason: flow.ReasonAPIExec, Sandbox: b.name, Command: strings.Join(x.start.GetArgv(), " "),
+		Reason: flow.ReasonAPIExec, Sandbox: b.name, Command: commandLine(x.start.GetArgv()),
 	}, err)
 	return p, err
+}
+
+// maxCommand bounds the command line in a record, which the journal keeps: arguments
+// can have nearly a MiB.
+const maxCommand = 4096
+
+func commandLine(argv []string) string {
+	line := strings.Join(argv, " ")
+	if len(line) <= maxCommand {
+		return line
+	}
+	return strings.ToValidUTF8(line[:maxCommand], "") + " …"
 }
 
 // execution is one command of the API's.
