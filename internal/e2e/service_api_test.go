@@ -270,6 +270,9 @@ func TestServiceRecords(t *testing.T) {
 	}
 	_, err = s.client.Records.QueryRecords(ctx, &pb.QueryRecordsRequest{PageToken: "none"})
 	fails(t, err, api.CodeInvalidArgument)
+	if status := s.status(); status.GetRecords() == 0 {
+		t.Errorf("status counts no records: %v", status)
+	}
 }
 
 // A sandbox cannot be given the agent's own directories, by whatever path.

@@ -111,6 +111,9 @@ func TestServiceCannotAdopt(t *testing.T) {
 		}
 	})
 	s.start()
+	if problems := strings.Join(s.status().GetProblems(), "\n"); !strings.Contains(problems, "sandbox one is not served: it is fenced") {
+		t.Errorf("problems: %q", problems)
+	}
 	if status := s.get(t, "one"); status.GetPhase() != pb.SandboxStatus_CREATING || !strings.Contains(status.GetReason(), "fenced") {
 		t.Errorf("status: %v", status)
 	}
