@@ -29,7 +29,7 @@ func newSandboxList(env Env) *cobra.Command {
 		Aliases: []string{"ls"},
 		Short:   "List the sandboxes",
 		Long: `Lists the sandboxes in the order of their names: in which phase each is, by which
-revision of its policy it goes, and what was allowed and denied since the agent was started.` + serviceExits,
+revision of its policy it goes, and what was allowed and denied since it was made.` + serviceExits,
 		Example: `  ringfence sandbox list --label team=web
   ringfence sandbox list -o json | jq -r '.sandboxes[].name'`,
 		Args: noArgs,

@@ -173,16 +173,21 @@ func (d *Daemon) remove(ctx context.Context, b *box) error {
 
 // save writes a sandbox to the store.
 func (d *Daemon) save(b *box) error {
-	message, _, saved := d.fleet.look(b)
-	var err error
-	if saved.Sandbox, err = api.Encode(message); err != nil {
-		return err
-	}
-	value, err := json.Marshal(saved)
+	value, err := d.encode(b)
 	if err != nil {
 		return err
 	}
 	return d.store.Put(store.Sandboxes, b.name, value)
+}
+
+// encode returns a sandbox as the store has it.
+func (d *Daemon) encode(b *box) ([]byte, error) {
+	message, _, saved := d.fleet.look(b)
+	var err error
+	if saved.Sandbox, err = api.Encode(message); err != nil {
+		return nil, err
+	}
+	return json.Marshal(saved)
 }
 
 // forget removes a sandbox, its revisions and its trust from the store, in one step:

@@ -63,6 +63,7 @@ func (d *Daemon) setPolicy(ctx context.Context, b *box, source *pb.PolicySource,
 		return nil, notReady(b.name)
 	}
 	p, warnings, digest, loadErr := d.library.load(source)
+	before := life.engine.Policy()
 	revision := &pb.PolicyRevision{
 		Sandbox: b.name, Revision: saved.Latest + 1, Source: source, Digest: digest, Warnings: warnings,
 		State: pb.PolicyRevision_PENDING, CreateTime: api.Time(time.Now()),
@@ -80,9 +81,7 @@ func (d *Daemon) setPolicy(ctx context.Context, b *box, source *pb.PolicySource,
 	} else {
 		revision.State, revision.LoadTime = pb.PolicyRevision_LOADED, api.Time(time.Now())
 	}
-	if err := d.putRevision(revision); err != nil {
-		return nil, err
-	}
+	was, _, _ := d.fleet.look(b)
 	d.fleet.change(b, func(b *box, next *pb.Sandbox) {
 		b.saved.Latest = revision.GetRevision()
 		if loadErr == nil {
@@ -94,10 +93,33 @@ func (d *Daemon) setPolicy(ctx context.Context, b *box, source *pb.PolicySource,
 		}
 		next.Status.PolicyRevision, next.Status.PolicyRevisionLatest = b.saved.Revision, b.saved.Latest
 	})
-	if err := errors.Join(d.save(b), d.prune(b.name, revision.GetRevision(), saved.Revision)); err != nil {
+	if err := d.saveWith(b, revision); err != nil {
+		// What cannot be kept is not in force: the next agent would not know of it.
+		d.fleet.change(b, func(b *box, next *pb.Sandbox) { b.saved, next.Spec, next.Status = saved, was.GetSpec(), was.GetStatus() })
+		if loadErr == nil {
+			err = errors.Join(err, life.SetPolicy(context.WithoutCancel(ctx), before))
+		}
 		return nil, err
 	}
+	if err := d.prune(b.name, revision.GetRevision(), saved.Revision); err != nil {
+		d.log.Warn("an old revision of a policy is not removed", "sandbox", b.name, "error", err)
+	}
 	return revision, loadErr
+}
+
+// saveWith writes a sandbox and a revision of its policy in one step.
+func (d *Daemon) saveWith(b *box, revision *pb.PolicyRevision) error {
+	var batch store.Batch
+	value, err := api.Encode(revision)
+	if err != nil {
+		return err
+	}
+	batch.Put(store.Policies, revisionKey(b.name, revision.GetRevision()), value)
+	if value, err = d.encode(b); err != nil {
+		return err
+	}
+	batch.Put(store.Sandboxes, b.name, value)
+	return d.store.Write(&batch)
 }
 
 // keeps tells what a sandbox does not take over from a policy while it runs.

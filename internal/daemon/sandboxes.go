@@ -32,6 +32,7 @@ func (s sandboxesService) CreateSandbox(ctx context.Context, req *pb.CreateSandb
 	}
 	b, err := s.claim(name, spec)
 	if err != nil {
+		s.recordChange(ctx, flow.ReasonSandboxCreated, name, "", err)
 		return nil, err
 	}
 	defer b.turn.Unlock()
@@ -152,14 +153,17 @@ func (s sandboxesService) UpdateSandbox(ctx context.Context, req *pb.UpdateSandb
 		return nil, err
 	}
 	defer b.turn.Unlock()
-	s.providers.Lock() // those that it will name are there, and stay until it does
-	defer s.providers.Unlock()
+	if slices.Contains(req.GetFields(), "providers") {
+		s.providers.Lock() // those that it will name are there, and stay until it does
+		defer s.providers.Unlock()
+	}
 	message, _, _ := s.fleet.look(b)
 	if v := req.GetVersion(); v != 0 && v != message.GetVersion() {
 		return nil, changedMeanwhile(b.name, message.GetVersion(), v)
 	}
 	next, err := s.merge(message.GetSpec(), req)
 	if err != nil {
+		s.recordChange(ctx, flow.ReasonSandboxUpdated, b.name, strings.Join(req.GetFields(), ","), err)
 		return nil, err
 	}
 	err = s.update(ctx, b, next, slices.Contains(req.GetFields(), "policy"))

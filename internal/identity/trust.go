@@ -10,12 +10,12 @@ import (
 
 const (
 	// maxPaths bounds the paths of one sandbox that are remembered.
-	maxPaths = 16384
+	maxPaths = 4096
 	// maxFiles bounds the files of one path that are known to have the same content.
 	// An older one can be read again.
 	maxFiles = 8
 	// maxTrustBytes bounds what all of it takes, as it is encoded.
-	maxTrustBytes = 3 << 20
+	maxTrustBytes = 512 << 10
 )
 
 // Trust is what may be used under one path.

@@ -35,7 +35,7 @@ func buckets() []Bucket { return []Bucket{Sandboxes, Providers, Policies, Trust,
 const (
 	DefaultMaxKeys  = 65536
 	DefaultMaxValue = 4 << 20
-	DefaultMaxBytes = 256 << 20
+	DefaultMaxBytes = 1 << 30
 
 	// MaxKey is how long a key may be, in bytes.
 	MaxKey = 1024
