@@ -95,7 +95,9 @@ func (d *Daemon) setPolicy(ctx context.Context, b *box, source *pb.PolicySource,
 	})
 	if err := d.saveWith(b, revision); err != nil {
 		// What cannot be kept is not in force: the next agent would not know of it.
-		d.fleet.change(b, func(b *box, next *pb.Sandbox) { b.saved, next.Spec, next.Status = saved, was.GetSpec(), was.GetStatus() })
+		d.fleet.change(b, func(b *box, next *pb.Sandbox) {
+			b.saved, next.Spec, next.Status = saved, was.GetSpec(), was.GetStatus()
+		})
 		if loadErr == nil {
 			err = errors.Join(err, life.SetPolicy(context.WithoutCancel(ctx), before))
 		}
