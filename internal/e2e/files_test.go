@@ -15,7 +15,7 @@ import (
 )
 
 const (
-	sandboxUser = 2013300000
+	sandboxUser = 2013200000
 	// landlockABI is the version of Landlock that has all that is tested (Linux 6.10).
 	landlockABI = 5
 )
