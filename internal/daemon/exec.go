@@ -241,12 +241,15 @@ func weightOf(chunk []byte) int64 { return min(int64(len(chunk)), inputBytes) }
 
 // copyOut sends what the command writes. It ends with the command's output, or when
 // the caller has gone.
-func (x *execution) copyOut(r io.Reader, wrap func([]byte) *pb.ExecResponse) {
+func (x *execution) copyOut(r *os.File, wrap func([]byte) *pb.ExecResponse) {
 	buf := make([]byte, execChunk)
 	for {
 		n, err := r.Read(buf)
 		if n > 0 && x.send(wrap(buf[:n])) != nil {
 			return
+		}
+		if errors.Is(err, os.ErrDeadlineExceeded) {
+			launch.ReadRest(r, func(b []byte) error { return x.send(wrap(b)) })
 		}
 		if err != nil {
 			return

@@ -65,6 +65,31 @@ func (p *Pipes) StopReading() {
 	_ = p.Stderr.SetReadDeadline(deadline)
 }
 
+// maxRest bounds what ReadRest reads: more than a pipe or a terminal holds, so that who
+// goes on writing does not keep it going.
+const maxRest = 1 << 20
+
+// ReadRest hands on what is in a stream whose reads have ended by StopReading, without
+// waiting for more: who took the output may have been slower than the bound, and what a
+// command wrote before its end is not lost for that.
+func ReadRest(f *os.File, take func([]byte) error) {
+	raw, err := f.SyscallConn()
+	if err != nil {
+		return
+	}
+	buf := make([]byte, 32<<10)
+	for total := 0; total < maxRest; {
+		n := 0
+		if err := raw.Control(func(fd uintptr) { n, _ = unix.Read(int(fd), buf) }); err != nil || n <= 0 {
+			return
+		}
+		if take(buf[:n]) != nil {
+			return
+		}
+		total += n
+	}
+}
+
 // Close closes all that is open, and ends reads and writes that wait. It may be
 // called more than once.
 func (p *Pipes) Close() {

@@ -6,8 +6,6 @@ import (
 	"sync"
 	"time"
 
-	"golang.org/x/sys/unix"
-
 	"github.com/ringfence/ringfence/internal/launch"
 )
 
@@ -112,19 +110,9 @@ func (s *session) copyTerminal() {
 	if s.conn.pump(s.channel, s.streams.terminal, &s.sent, terminalChunk) != nil {
 		return
 	}
-	raw, err := s.streams.terminal.SyscallConn()
-	if err != nil {
-		return
-	}
-	buf := make([]byte, terminalChunk)
-	for {
-		n := 0
-		if err := raw.Control(func(fd uintptr) { n, _ = unix.Read(int(fd), buf) }); err != nil || n <= 0 {
-			return
-		}
-		if _, err := s.channel.Write(buf[:n]); err != nil {
-			return
-		}
-		s.sent.Add(int64(n))
-	}
+	launch.ReadRest(s.streams.terminal, func(b []byte) error {
+		s.sent.Add(int64(len(b)))
+		_, err := s.channel.Write(b)
+		return err
+	})
 }
