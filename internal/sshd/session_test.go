@@ -344,7 +344,8 @@ func TestOneCommandForAChannel(t *testing.T) {
 // What a channel started ends with it: by the hang-up, or killed where it does not heed
 // that. What has left its session lives on.
 func TestHangUp(t *testing.T) {
-	f := newFixture(t, Limits{Linger: 300 * time.Millisecond})
+	// A shell that heeds it must have the time to pass it on, on a busy machine too.
+	f := newFixture(t, Limits{Linger: 2 * time.Second})
 	f.sandbox("alpha")
 	for _, test := range []struct {
 		name, command string
