@@ -162,10 +162,7 @@ func FuzzRights(f *testing.F) {
 	f.Add(unix.UnixCredentials(&unix.Ucred{Pid: 1}))
 	f.Add(unix.UnixRights(1)[:unix.CmsgLen(0)])
 	f.Fuzz(func(t *testing.T, oob []byte) {
-		fds, err := rights(oob)
-		if err != nil && fds != nil {
-			t.Fatalf("%v and %v", fds, err)
-		}
+		fds, _ := rights(oob) // with an error too there may be some, which are the caller's to close
 		if 4*len(fds) > len(oob) {
 			t.Fatalf("%d descriptors in %d bytes", len(fds), len(oob))
 		}
