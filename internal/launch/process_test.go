@@ -17,6 +17,8 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/ringfence/ringfence/internal/tty"
+
+	"github.com/ringfence/ringfence/internal/testenv"
 )
 
 // started is a command on pipes, of which a line was read: it runs.
@@ -148,6 +150,7 @@ func alive(t *testing.T, n *Namespaces) string {
 }
 
 func TestHangUp(t *testing.T) {
+	testenv.Require(t, "nohup", "setsid") // without them the script would wait for ever
 	const (
 		hup    = "MARK=hup sleep 1000 & "
 		nohup  = "MARK=nohup nohup sleep 1000 >/dev/null 2>&1 & until grep -q '^SigIgn:.*[13579bdf]$' /proc/$!/status; do sleep 0.01; done; "
