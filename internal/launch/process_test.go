@@ -16,9 +16,8 @@ import (
 
 	"golang.org/x/sys/unix"
 
-	"github.com/ringfence/ringfence/internal/tty"
-
 	"github.com/ringfence/ringfence/internal/testenv"
+	"github.com/ringfence/ringfence/internal/tty"
 )
 
 // started is a command on pipes, of which a line was read: it runs.
