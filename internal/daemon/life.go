@@ -92,8 +92,10 @@ func (d *Daemon) start(ctx context.Context, b *box, adopt func(agent.SandboxConf
 			next.Status.StartTime = api.Time(time.Now())
 		}
 	})
-	if err := d.save(b); err != nil {
-		return errors.Join(err, d.end(context.WithoutCancel(ctx), b, pb.SandboxStatus_FAILED, err.Error()))
+	if adopt == nil { // else what is kept is what it was adopted by: a full disk ends nothing
+		if err := d.save(b); err != nil {
+			return errors.Join(err, d.end(context.WithoutCancel(ctx), b, pb.SandboxStatus_FAILED, err.Error()))
+		}
 	}
 	d.tasks.Go(func() { d.attend(b, l) })
 	return nil

@@ -202,6 +202,17 @@ func TestServiceFullDisk(t *testing.T) {
 		}
 	}
 	check()
+	// A restart while the disk is full ends nothing.
+	before := s.identities()
+	_ = s.stop(syscall.SIGKILL)
+	if err := fill(filler); !errors.Is(err, unix.ENOSPC) {
+		t.Fatalf("fill disk: %v", err)
+	}
+	s.start()
+	if after := s.identities(); after != before {
+		t.Errorf("sandboxes were\n%s\nand are\n%s", before, after)
+	}
+	check()
 	_ = s.stop(syscall.SIGKILL)
 	if err := os.Remove(filler); err != nil {
 		t.Fatal(err)
