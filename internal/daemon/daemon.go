@@ -67,7 +67,7 @@ type Daemon struct {
 	started       time.Time
 	adopted       int
 
-	failed   chan error    // the API is no longer served
+	failed   chan error    // the API or SSH is no longer served
 	stopping chan struct{} // closed when the stop begins
 	tasks    sync.WaitGroup
 	undo     []func(context.Context) error // what Stop does, last first
@@ -140,6 +140,15 @@ func (d *Daemon) stop() error {
 		d.undo = d.undo[:last]
 	}
 	return errors.Join(errs...)
+}
+
+// fail ends the service, whose next start adopts what there is: half of it would go
+// unnoticed.
+func (d *Daemon) fail(err error) {
+	select {
+	case d.failed <- err:
+	default: // it ends already
+	}
 }
 
 func (d *Daemon) onStop(undo func(context.Context) error) { d.undo = append(d.undo, undo) }
@@ -225,7 +234,7 @@ func (d *Daemon) startAPI(context.Context) error {
 	d.onStop(d.api.Shutdown)
 	d.tasks.Go(func() {
 		if err := d.api.Serve(); err != nil {
-			d.failed <- fmt.Errorf("serve API: %w", err)
+			d.fail(fmt.Errorf("serve API: %w", err))
 		}
 	})
 	d.api.SetServing(true)

@@ -87,23 +87,19 @@ func (d *Daemon) listenSSH(ctx context.Context, network, address string) error {
 	}
 	d.tasks.Go(func() {
 		if err := d.ssh.Serve(context.WithoutCancel(ctx), listener); err != nil && !errors.Is(err, sshd.ErrClosed) {
-			d.log.Error("SSH is no longer served", "address", address, "error", err)
+			d.fail(fmt.Errorf("serve SSH at %s: %w", address, err))
 		}
 	})
 	return nil
 }
 
-// admitToSocket lets root connect, and those who may use the API: there they get the
-// certificates to log in with. With several groups it is open to all: it is the login
-// that counts.
+// admitToSocket lets root connect, and the (first) group that may use the API: there its
+// members get the certificates to log in with.
 func (d *Daemon) admitToSocket(path string) error {
-	switch groups := d.cfg.SocketGroups; len(groups) {
-	case 0:
+	if len(d.cfg.SocketGroups) == 0 {
 		return os.Chmod(path, 0o600)
-	case 1:
-		return errors.Join(os.Chown(path, 0, int(groups[0])), os.Chmod(path, 0o660))
 	}
-	return os.Chmod(path, 0o666)
+	return errors.Join(os.Chown(path, 0, int(d.cfg.SocketGroups[0])), os.Chmod(path, 0o660))
 }
 
 // sshKey returns a key of the store's, and makes it the first time.
