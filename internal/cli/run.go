@@ -18,9 +18,9 @@ import (
 // sandboxName is the name of a run's only sandbox.
 const sandboxName = "sandbox"
 
-const runLong = `Runs COMMAND (default: the user's shell) in a new sandbox, with the agent in this
-process. Only what the policy allows is reached; each program is told apart by
-the file that the kernel runs, not by its name.
+const runLong = `Runs COMMAND (default: the user's shell) in a new sandbox, of a running agent or of
+one in this process. Only what the policy allows is reached; each program is told
+apart by the file that the kernel runs, not by its name.
 
 A policy file that changes is read again at once; without a terminal, SIGHUP has all
 of it read again. What is no policy is refused, and the one of before stays. So is a
