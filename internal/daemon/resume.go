@@ -51,9 +51,7 @@ func (d *Daemon) restore() error {
 // nobody knows, and has those made anew that are no more. It does not wait for the
 // last: after a start of the machine there may be hundreds.
 func (d *Daemon) resumeAll(ctx context.Context) error {
-	if err := d.dropEphemeral(); err != nil {
-		return err
-	}
+	d.dropEphemeral()
 	boxes, _ := d.fleet.all()
 	var mu sync.Mutex
 	var lost []*box
